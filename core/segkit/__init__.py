@@ -1,0 +1,66 @@
+"""segkit: 3D segmentation of brain MRI, from files to an engine that runs beside a scanner.
+
+The public API is named here once; each name is imported on first use, so `import segkit` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Card": "segkit.cards",
+    "CommandCard": "segkit.cards",
+    "DatasetCard": "segkit.cards",
+    "Label": "segkit.cards",
+    "LossCard": "segkit.cards",
+    "ModelCard": "segkit.cards",
+    "Reference": "segkit.cards",
+    "RuntimeCard": "segkit.cards",
+    "SamplerCard": "segkit.cards",
+    "Subject": "segkit.dataset",
+    "SegkitError": "segkit.errors",
+    "hookimpl": "segkit.hookspecs",
+    "Engine": "segkit.inference",
+    "segment_volume": "segkit.inference",
+    "Registry": "segkit.registry",
+    "Volume": "segkit.volume",
+    "read_volume": "segkit.volume",
+    "write_volume": "segkit.volume",
+}
+
+__all__ = ["__version__", *sorted(_HOME)]
+
+if TYPE_CHECKING:
+    from segkit.cards import (
+        Card,
+        CommandCard,
+        DatasetCard,
+        Label,
+        LossCard,
+        ModelCard,
+        Reference,
+        RuntimeCard,
+        SamplerCard,
+    )
+    from segkit.dataset import Subject
+    from segkit.errors import SegkitError
+    from segkit.hookspecs import hookimpl
+    from segkit.inference import Engine, segment_volume
+    from segkit.registry import Registry
+    from segkit.volume import Volume, read_volume, write_volume
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        msg = f"module 'segkit' has no attribute {name!r}"
+        raise AttributeError(msg)
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

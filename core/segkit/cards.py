@@ -1,0 +1,143 @@
+"""Cards: what a plugin says about a thing before the thing is built.
+
+A card is light: a frozen dataclass of plain values. The heavy part is named by a string, `"package.module:attribute"`,
+and imported only when it is built, so a plugin module never imports torch at its top.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+API = 1
+"""The version of the card contract that this core knows. A card with a higher one is incompatible, not an error."""
+
+Size = tuple[int, int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """What every card has.
+
+    Attributes:
+        name: the public name, equal to the name of the entry point.
+        factory: `"package.module:attribute"`, imported on use.
+        summary: one line for listings.
+        api: the version of the card contract it was written for.
+    """
+
+    name: str
+    factory: str
+    summary: str
+    api: int = API
+
+    def load(self) -> Any:
+        """Import the heavy part and return it.
+
+        Raises:
+            ImportError: the module cannot be imported.
+            AttributeError: it has no such attribute.
+        """
+        return load_attribute(self.factory)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """Where a network or a method was published."""
+
+    title: str
+    year: int
+    doi: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelCard(Card):
+    """A network: `factory(in_channels, classes, **options)` returns an `nn.Module`.
+
+    The module maps `(B, C, X, Y, Z)` float32 to logits `(B, K, X, Y, Z)`.
+
+    Attributes:
+        patch: the patch size (x, y, z) in voxels it is trained on by default.
+        multiple: each side of a patch must be a multiple of this many voxels.
+        in_channels: the only number of input channels it takes, or None for any number from 1 up.
+        options: further arguments of the factory, with their defaults.
+        licence: SPDX name of the licence of the code.
+        reference: where the network was published.
+    """
+
+    patch: Size
+    multiple: int = 1
+    in_channels: int | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    licence: str = "Apache-2.0"
+    reference: Reference | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Label:
+    """A class of a data set: its code in files, and its name. The class index is its place in the card's tuple."""
+
+    code: int
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetCard(Card):
+    """A data set: `factory(root) -> list[Subject]` finds the subjects of a folder. Core reads the files.
+
+    Attributes:
+        labels: the classes in the order of their indices; index 0 is background.
+        ignored: codes in label files that are neither trained on nor scored.
+        make: `"package.module:attribute"` of a function that makes the data set, if it can be made:
+            `make(root, preset, subjects, seed, progress)`.
+        presets: names that `make` takes, with a line on each.
+        reference: where the data set was published.
+    """
+
+    labels: tuple[Label, ...]
+    ignored: tuple[int, ...] = ()
+    make: str | None = None
+    presets: Mapping[str, str] = field(default_factory=dict)
+    reference: Reference | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossCard(Card):
+    """A loss: `factory()` returns a callable `(logits, target, ignore) -> scalar`.
+
+    Logits are `(B, K, X, Y, Z)` float32, the target `(B, X, Y, Z)` int64; voxels of target `ignore` count nothing.
+    """
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerCard(Card):
+    """A sampler: `factory()` returns a callable `(subject, patch, rng) -> start corner (x, y, z)`.
+
+    `subject` is a `segkit.store.PreparedSubject`, `rng` a `numpy.random.Generator`; one state gives one corner.
+    """
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimeCard(Card):
+    """An engine: `factory(model, *, threads)` returns a `segkit.inference.Engine`.
+
+    Attributes:
+        module: the module that must be importable for it to run.
+        extra: the extra of segkit3d that brings that module.
+    """
+
+    module: str
+    extra: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommandCard(Card):
+    """A sub-command of `segkit`: the factory is a `click.Command`."""
+
+
+def load_attribute(path: str) -> Any:
+    """Import `"package.module:attribute"`."""
+    module, _, attribute = path.partition(":")
+    return getattr(importlib.import_module(module), attribute)

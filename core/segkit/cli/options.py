@@ -1,0 +1,53 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import click
+
+from segkit.errors import UsageError
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def parse_options(pairs: Sequence[str]) -> dict[str, int | float | str | bool]:
+    """Turn KEY=VALUE texts into options of a network: integers, numbers, true and false are read as such.
+
+    Raises:
+        UsageError: a text has no `=`.
+    """
+    options: dict[str, int | float | str | bool] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key:
+            raise UsageError(f"expected --option KEY=VALUE, got {pair!r}")
+        options[key] = _value(text)
+    return options
+
+
+def _value(text: str) -> int | float | str | bool:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+class Triple(click.ParamType[tuple[int, int, int]]):
+    """Three whole numbers above 0, by comma or x: a size in voxels."""
+
+    name = "X,Y,Z"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int, int]:
+        """Read `64,64,64` or `64x64x64`."""
+        if isinstance(value, tuple):
+            return value
+        parts = str(value).replace("x", ",").split(",")
+        if len(parts) != 3 or not all(part.strip().isdigit() and int(part) > 0 for part in parts):
+            self.fail(f"expected three sizes such as 64,64,64, got {value!r}", param, ctx)
+        x, y, z = (int(part) for part in parts)
+        return x, y, z

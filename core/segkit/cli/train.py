@@ -1,0 +1,248 @@
+"""`segkit train`: from files to a run folder."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from segkit.cli.options import Triple, parse_options
+from segkit.cli.output import progress_bar
+from segkit.dataset import find_subjects, select_modalities
+from segkit.errors import MissingExtra, OutputExists, UnknownName, UsageError
+from segkit.registry import Registry
+from segkit.run import Run, RunConfig
+from segkit.store import PreparedSubject, prepare
+
+LEARNING_RATES = {"sgd": 1e-3, "adamw": 2e-3}
+"""SGD's is the thesis'; AdamW's suits networks of a few million parameters and less."""
+
+
+@click.command(epilog="Example: segkit train --model unet3d --dataset phantom --data data/iseg --out runs/first")
+@click.option("--model", help="Network; see: segkit models.")
+@click.option(
+    "--dataset", default="phantom", show_default=True, help="Data set plugin that knows the layout of --data."
+)
+@click.option("--data", type=click.Path(path_type=Path), help="Folder of the data set.")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Run folder to write.")
+@click.option("--resume", is_flag=True, help="Go on with the run in --out; everything else is read from it.")
+@click.option("--modality", "modalities", multiple=True, help="Channel, repeated in order.  [default: all]")
+@click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="An option of the network.")
+@click.option("--patch", type=Triple(), help="Patch size in voxels.  [default: the network's]")
+@click.option("--loss", default="dice-ce", show_default=True, help="Loss plugin.")
+@click.option("--sampler", default="nonempty", show_default=True, help="Sampler plugin.")
+@click.option(
+    "--optimizer", type=click.Choice(["sgd", "adamw"]), default="adamw", show_default=True, help="sgd is the thesis'."
+)
+@click.option("--learning-rate", type=click.FloatRange(0, min_open=True), help="[default: sgd 1e-3, adamw 2e-3]")
+@click.option("--weight-decay", type=click.FloatRange(0), default=1e-8, show_default=True)
+@click.option("--epochs", type=click.IntRange(1), default=50, show_default=True)
+@click.option("--patches-per-epoch", type=click.IntRange(1), default=500, show_default=True)
+@click.option("--batch-size", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--hold-out", type=click.IntRange(1), help="Subjects to validate on, the first ones.  [default: a fifth]")
+@click.option(
+    "--overlap",
+    type=click.FloatRange(0, 0.75),
+    default=0.5,
+    show_default=True,
+    help="Of patches, when whole volumes are segmented.",
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.pass_context
+def train(ctx: click.Context, /, out: Path, resume: bool, device: str, **chosen: Any) -> None:
+    """Train a network. Ctrl-C saves the state after the step under way; --resume goes on as if nothing had happened."""
+    registry: Registry = ctx.obj
+    device = _device(device)
+    if resume:
+        _refuse_changes(ctx)
+        run = Run.open(out)
+    else:
+        if out.exists() and any(out.iterdir()):
+            raise OutputExists(
+                f"expected a new run folder, found files in {out}", hint="choose another --out, or add --resume"
+            )
+        run = _new_run(registry, out, **chosen)
+    train_subjects, held_out = _prepare(registry, run)
+    config = run.config
+    click.echo(
+        f"{config.model} on {device}: {len(train_subjects)} subjects to train on, {len(held_out)} held out "
+        f"({', '.join(config.held_out_subjects)}), channels {', '.join(config.modalities)}, {config.steps} steps",
+        err=True,
+    )
+    from segkit.training import Trainer
+
+    with progress_bar() as bar:
+        task = bar.add_task("training", total=config.steps)
+
+        def on_epoch(row: dict[str, Any]) -> None:
+            bar.console.print(
+                f"epoch {row['epoch']}/{config.epochs}  loss {row['loss']:.4f}  "
+                f"held-out Dice {row['mean_dice']:.4f}  {row['seconds']:.0f} s"
+            )
+
+        def on_step(step: int, loss: float) -> None:
+            bar.update(task, completed=step, description=f"training, loss {loss:.3f}")
+
+        trainer = Trainer(run, registry, train_subjects, held_out, device, on_step, on_epoch)
+        try:
+            progress = trainer.fit()
+        except KeyboardInterrupt:
+            bar.console.print(f"stopped; nothing is lost. Go on with: segkit train --resume --out {out}")
+            raise
+    click.echo(
+        f"best held-out Dice {progress.best:.4f}, run in {out}\n"
+        f"next: segkit evaluate {out}   segkit export {out} --onnx --trt"
+    )
+
+
+def _new_run(
+    registry: Registry,
+    out: Path,
+    *,
+    model: str | None,
+    data: Path | None,
+    dataset: str,
+    hold_out: int | None,
+    **chosen: Any,
+) -> Run:
+    if model is None or data is None:
+        raise UsageError(
+            "expected --model and --data for a new run",
+            hint="example: segkit train --model unet3d --data DIR --out RUN",
+        )
+    entry, card = registry.resolve("model", model), registry.card("model", model)
+    for kind in ("loss", "sampler"):
+        registry.card(kind, chosen[kind])
+    dataset_entry, dataset_card = registry.resolve("dataset", dataset), registry.card("dataset", dataset)
+    options = parse_options(chosen["options"])
+    for option in options:
+        if option not in card.options:
+            raise UnknownName(f"option of model {model}", option, card.options)
+    patch = chosen["patch"] or card.patch
+    if any(side % card.multiple for side in patch):
+        raise UsageError(f"expected patch sides that are multiples of {card.multiple} for {model}, got {patch}")
+    subjects = [s for s in find_subjects(dataset_card, data) if s.label is not None]
+    count = hold_out or max(1, round(len(subjects) / 5))
+    if len(subjects) <= count:
+        raise UsageError(
+            f"expected more than {count} labelled subjects in {data}, found {len(subjects)}",
+            hint="lower --hold-out, or add subjects",
+        )
+    modalities = select_modalities(subjects, chosen["modalities"])
+    if card.in_channels not in (None, len(modalities)):
+        raise UsageError(
+            f"expected {card.in_channels} modalities for {model}, got {', '.join(modalities)}",
+            hint="choose them with --modality",
+        )
+    from segkit.volume import read_volume
+
+    spacings = [read_volume(s.images[modalities[0]]).canonical().spacing_mm for s in subjects]
+    optimizer = chosen["optimizer"]
+    config = RunConfig(
+        model=entry.qualified,
+        model_version=entry.version,
+        options={**card.options, **options},
+        dataset=dataset_entry.qualified,
+        data=data.resolve(),
+        modalities=modalities,
+        labels=dataset_card.labels,
+        ignored=dataset_card.ignored,
+        held_out_subjects=tuple(s.id for s in subjects[:count]),
+        train_subjects=tuple(s.id for s in subjects[count:]),
+        normalisation="zscore-nonzero",
+        least_spacing_mm=tuple(min(axis) for axis in zip(*spacings, strict=True)),
+        most_spacing_mm=tuple(max(axis) for axis in zip(*spacings, strict=True)),
+        patch=patch,
+        learning_rate=chosen["learning_rate"] or LEARNING_RATES[optimizer],
+        software={
+            "python": sys.version.split()[0],
+            **{name: _version(name) for name in ("torch", "numpy", "monai", "segkit3d")},
+        },
+        **{
+            key: chosen[key]
+            for key in (
+                "loss",
+                "sampler",
+                "optimizer",
+                "weight_decay",
+                "epochs",
+                "patches_per_epoch",
+                "batch_size",
+                "overlap",
+                "seed",
+            )
+        },
+    )
+    registry.build_model(config.model, len(modalities), len(config.labels), config.options)
+    return Run.create(out, config)
+
+
+def _prepare(registry: Registry, run: Run) -> tuple[list[PreparedSubject], list[PreparedSubject]]:
+    """Prepare the run's subjects in `RUN/store` and split them as the config says."""
+    config = run.config
+    card = registry.card("dataset", config.dataset)
+    wanted = [*config.held_out_subjects, *config.train_subjects]
+    found = {subject.id: subject for subject in find_subjects(card, config.data)}
+    missing = [id_ for id_ in wanted if id_ not in found]
+    if missing:
+        raise UsageError(
+            f"expected subject {missing[0]} in {config.data}, found {', '.join(found)}",
+            hint="restore the data of the run",
+        )
+    with progress_bar() as bar:
+        task = bar.add_task("preparing", total=len(wanted))
+        prepared = prepare(
+            [found[id_] for id_ in wanted],
+            card,
+            config.modalities,
+            config.normalisation,
+            run.folder / "store",
+            lambda _: bar.advance(task),
+        )
+    split = len(config.held_out_subjects)
+    return prepared[split:], prepared[:split]
+
+
+def _refuse_changes(ctx: click.Context) -> None:
+    given = [
+        name
+        for name in ctx.params
+        if name not in ("out", "resume", "device")
+        and ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
+    ]
+    if given:
+        raise UsageError(
+            f"expected --resume with --out alone, got --{given[0].replace('_', '-')} too",
+            hint="the run's own settings are used; start a new run to change them",
+        )
+
+
+def _device(name: str) -> str:
+    """The torch device, checked.
+
+    Raises:
+        MissingExtra: torch is not installed.
+        UsageError: CUDA was asked for and there is none.
+    """
+    try:
+        import torch
+    except ImportError:
+        raise MissingExtra("torch", "train", "training") from None
+    there = torch.cuda.is_available()
+    if name == "cuda" and not there:
+        raise UsageError(
+            "expected a CUDA device for --device cuda, torch finds none",
+            hint="use --device cpu, or install a CUDA build of torch",
+        )
+    return "cuda" if there and name != "cpu" else "cpu"
+
+
+def _version(distribution: str) -> str:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"

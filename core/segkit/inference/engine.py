@@ -1,0 +1,30 @@
+"""What an engine is: something that turns patches into logits."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Engine(Protocol):
+    """A network made ready to run, on whatever it runs on.
+
+    Attributes:
+        runtime: name of the runtime, for example "openvino".
+        device: where it really runs, for example "cpu" or "cuda:0".
+        precision: what it really computes in, for example "fp32".
+    """
+
+    runtime: str
+    device: str
+    precision: str
+
+    def run(self, patches: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Map patches (B, C, X, Y, Z) to logits (B, K, X, Y, Z); the result may be overwritten by the next call."""
+        ...
+
+    def close(self) -> None:
+        """Free what the engine holds."""
+        ...

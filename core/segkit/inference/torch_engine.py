@@ -1,0 +1,39 @@
+"""A torch module as an engine: the reference that every export is held against."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import torch
+
+
+class TorchEngine:
+    """Runs a torch module in eval mode, without autograd.
+
+    Args:
+        network: maps (B, C, X, Y, Z) to (B, K, X, Y, Z).
+        device: where it runs; the module is moved there.
+    """
+
+    runtime = "torch"
+    precision = "fp32"
+
+    def __init__(self, network: torch.nn.Module, device: str = "cpu") -> None:
+        self.device = device
+        self._network = network.to(device).eval()
+
+    def run(self, patches: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Map patches (B, C, X, Y, Z) to logits (B, K, X, Y, Z)."""
+        import torch
+
+        with torch.inference_mode():
+            logits = self._network(torch.from_numpy(np.ascontiguousarray(patches)).to(self.device))
+            result: NDArray[np.float32] = logits.float().cpu().numpy()
+        return result
+
+    def close(self) -> None:
+        """Nothing to free: the module belongs to the caller."""

@@ -1,0 +1,361 @@
+"""The registry: what is installed, told from metadata alone, and each plugin loaded only when it is asked for.
+
+It is a pure function of the environment: the entry points that are installed and the switches. Import, validation,
+registration and the hook call of a plugin are each guarded, so a broken plugin is a row in a listing and an error only
+for who asks for it. Installing a plugin means trusting it: its code runs when it is used.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.metadata
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from segkit.cards import API, Card
+from segkit.errors import AmbiguousName, PluginError, UnknownName, UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+Kind = Literal["model", "dataset", "loss", "sampler", "runtime", "command"]
+Status = Literal["ok", "disabled", "ambiguous", "shadowed", "broken", "incompatible"]
+Stage = Literal["import", "validate", "register", "call", "card"]
+
+KINDS: Mapping[Kind, str] = {
+    "model": "models",
+    "dataset": "datasets",
+    "loss": "losses",
+    "sampler": "samplers",
+    "runtime": "runtimes",
+    "command": "commands",
+}
+"""The kinds and their plurals: `segkit.<plural>` is the entry-point group, `segkit_<plural>` the hook."""
+OWN_DISTRIBUTION = "segkit3d"
+"""The distribution whose entry points are the built-ins."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One entry point, known from metadata alone.
+
+    Attributes:
+        kind: what it gives.
+        name: its public name.
+        value: the plugin module.
+        distribution: normalised name of the distribution that brings it.
+        version: version of that distribution.
+    """
+
+    kind: Kind
+    name: str
+    value: str
+    distribution: str
+    version: str
+
+    @property
+    def qualified(self) -> str:
+        """The name that always works: `distribution:name`."""
+        return f"{self.distribution}:{self.name}"
+
+    @property
+    def builtin(self) -> bool:
+        """Whether segkit itself brings it."""
+        return self.distribution == OWN_DISTRIBUTION
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a plugin does not work."""
+
+    entry: Entry
+    stage: Stage
+    error: str
+    status: Status = "broken"
+
+    def raise_for(self) -> None:
+        """Raise what someone who asked for this plugin should read."""
+        entry = self.entry
+        raise PluginError(
+            f"expected {entry.kind} {entry.name!r} from {entry.distribution} {entry.version}, "
+            f"it is {self.status} at stage {self.stage!r}: {self.error}",
+            hint=f"run: segkit plugins doctor {entry.distribution}",
+        )
+
+
+@dataclass(frozen=True)
+class Switches:
+    """What may be loaded, decided before any import. Names are entry points, distributions or `distribution:name`.
+
+    Attributes:
+        builtin_only: load nothing but what segkit itself brings.
+        only: if not empty, load of third parties only these.
+        disabled: never load these.
+    """
+
+    builtin_only: bool = False
+    only: tuple[str, ...] = ()
+    disabled: tuple[str, ...] = ()
+
+    @classmethod
+    def from_environment(
+        cls, environ: Mapping[str, str] | None = None, *, builtin_only: bool = False, disabled: Sequence[str] = ()
+    ) -> Switches:
+        """Join the command line's switches with SEGKIT_PLUGINS and SEGKIT_DISABLE_PLUGINS (names, by comma)."""
+        environ = os.environ if environ is None else environ
+        return cls(
+            builtin_only,
+            _names(environ.get("SEGKIT_PLUGINS", "")),
+            (*disabled, *_names(environ.get("SEGKIT_DISABLE_PLUGINS", ""))),
+        )
+
+    def forbid(self, entry: Entry) -> bool:
+        """Whether the entry is switched off."""
+        if _is_named(entry, self.disabled):
+            return True
+        return not entry.builtin and (self.builtin_only or (bool(self.only) and not _is_named(entry, self.only)))
+
+
+@dataclass
+class Registry:
+    """What is installed and what may be used of it.
+
+    Args:
+        entries: all entry points of segkit's groups.
+        switches: what may be loaded.
+
+    Raises:
+        UnknownName: a switch names nothing that is installed.
+    """
+
+    entries: Sequence[Entry]
+    switches: Switches = field(default_factory=Switches)
+    _loaded: dict[tuple[Kind, str], list[Card] | Failure] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        for name in (*self.switches.only, *self.switches.disabled):
+            if not any(_is_named(entry, [name]) for entry in self.entries):
+                raise UnknownName("plugin", name, {known for e in self.entries for known in (e.name, e.distribution)})
+
+    @classmethod
+    def from_environment(cls, switches: Switches | None = None) -> Registry:
+        """The registry of this interpreter, from the metadata of what is installed; nothing is imported."""
+        return cls(list(_installed()), switches or Switches.from_environment())
+
+    def list(self, kind: Kind) -> list[tuple[Entry, Status]]:
+        """All entries of a kind and their status as far as metadata tells it, sorted by name."""
+        entries = sorted(
+            (e for e in self.entries if e.kind == kind), key=lambda e: (e.name, not e.builtin, e.distribution)
+        )
+        return [(entry, self._status(entry)) for entry in entries]
+
+    def resolve(self, kind: Kind, name: str) -> Entry:
+        """Find the entry of a bare or qualified name.
+
+        Raises:
+            UnknownName: there is none; carries the nearest name.
+            AmbiguousName: several third parties claim the bare name.
+            UsageError: it is switched off.
+        """
+        claims = [e for e in self.entries if e.kind == kind and name in (e.name, e.qualified)]
+        allowed = [e for e in claims if not self.switches.forbid(e)]
+        if claims and not allowed:
+            raise UsageError(
+                f"expected {kind} {name!r} to be enabled, it is switched off",
+                hint="drop --no-plugin(s), or SEGKIT_PLUGINS and SEGKIT_DISABLE_PLUGINS",
+            )
+        if not allowed:
+            raise UnknownName(
+                kind, name, [e.name for e in self.entries if e.kind == kind and not self.switches.forbid(e)]
+            )
+        builtin = [e for e in allowed if e.builtin]
+        if builtin or len(allowed) == 1:
+            return (builtin or allowed)[0]
+        raise AmbiguousName(
+            f"expected one {kind} {name!r}, {len(allowed)} distributions bring it",
+            hint="use " + " or ".join(sorted(e.qualified for e in allowed)),
+        )
+
+    def card(self, kind: Kind, name: str) -> Any:
+        """Load the plugin behind a name and return its card.
+
+        Raises:
+            UnknownName, AmbiguousName, UsageError: see `resolve`.
+            PluginError: the plugin is broken or incompatible.
+        """
+        return self.card_of(self.resolve(kind, name))
+
+    def card_of(self, entry: Entry) -> Any:
+        """Load the plugin behind an entry and return its card.
+
+        Raises:
+            PluginError: the plugin is broken or incompatible.
+        """
+        card = self.try_card(entry)
+        if isinstance(card, Failure):
+            card.raise_for()
+        return card
+
+    def try_card(self, entry: Entry) -> Card | Failure:
+        """Load the plugin behind an entry; a failure is returned, not raised."""
+        key = (entry.kind, entry.value)
+        if key not in self._loaded:
+            self._loaded[key] = _load(entry)
+        cards = self._loaded[key]
+        if isinstance(cards, Failure):
+            return Failure(entry, cards.stage, cards.error, cards.status)
+        card = next((card for card in cards if card.name == entry.name), None)
+        if card is None:
+            names = ", ".join(card.name for card in cards) or "none"
+            return Failure(entry, "card", f"expected a card named {entry.name!r}, the hook returned {names}")
+        if card.api > API:
+            return Failure(
+                entry, "card", f"card api {card.api}, this segkit knows {API}: upgrade segkit3d", "incompatible"
+            )
+        return card
+
+    def build(self, kind: Kind, name: str) -> Any:
+        """Import the heavy part behind a name and return it.
+
+        Raises:
+            PluginError: it cannot be imported.
+        """
+        entry = self.resolve(kind, name)
+        card = self.card_of(entry)
+        try:
+            return card.load()
+        except (Exception, SystemExit) as error:
+            Failure(entry, "import", _describe(error)).raise_for()
+
+    def build_model(
+        self, name: str, in_channels: int, classes: int, options: Mapping[str, Any] | None = None
+    ) -> torch.nn.Module:
+        """Build a network.
+
+        Args:
+            name: bare or qualified name.
+            in_channels: number of modalities.
+            classes: number of classes, background included.
+            options: options of the card, where they differ from its defaults.
+
+        Raises:
+            UsageError: the network takes another number of channels.
+            UnknownName: an option that the card does not have.
+            PluginError: the plugin does not work.
+        """
+        card = self.card("model", name)
+        options = dict(options or {})
+        for option in options:
+            if option not in card.options:
+                raise UnknownName(f"option of model {name}", option, card.options)
+        if card.in_channels not in (None, in_channels):
+            raise UsageError(
+                f"expected {card.in_channels} modalities for model {name!r}, got {in_channels}",
+                hint="choose them with --modality",
+            )
+        network: torch.nn.Module = self.build("model", name)(in_channels, classes, **options)
+        return network
+
+    def _status(self, entry: Entry) -> Status:
+        if self.switches.forbid(entry):
+            return "disabled"
+        rivals = [
+            e
+            for e in self.entries
+            if e is not entry and (e.kind, e.name) == (entry.kind, entry.name) and not self.switches.forbid(e)
+        ]
+        if entry.builtin or not rivals:
+            return "ok"
+        return "shadowed" if any(e.builtin for e in rivals) else "ambiguous"
+
+
+def _installed() -> Iterable[Entry]:
+    """The entry points of segkit's groups, each distribution once: the first on the path is the one imported."""
+    groups = {f"segkit.{plural}": kind for kind, plural in KINDS.items()}
+    seen = set()
+    for distribution in importlib.metadata.distributions():
+        points = [point for point in distribution.entry_points if point.group in groups]
+        if not points:
+            continue
+        name = _normalise(distribution.metadata["Name"])
+        if name in seen:
+            continue
+        seen.add(name)
+        for point in points:
+            yield Entry(groups[point.group], point.name, point.value, name, distribution.version)
+
+
+def _load(entry: Entry) -> list[Card] | Failure:
+    """Import, register, validate and call one plugin module in a manager of its own: failing leaves nothing behind."""
+    import pluggy
+
+    from segkit import hookspecs
+
+    stage: Stage = "import"
+    try:
+        module = importlib.import_module(entry.value)
+        stage = "register"
+        manager = pluggy.PluginManager("segkit")
+        manager.add_hookspecs(hookspecs)
+        manager.register(module, entry.value)
+        stage = "validate"
+        unknown = _unknown_hooks(module)
+        if unknown:
+            return Failure(entry, stage, unknown)
+        stage = "call"
+        hook = f"segkit_{KINDS[entry.kind]}"
+        cards = [card for cards in getattr(manager.hook, hook)() for card in cards]
+    except (Exception, SystemExit) as error:
+        return Failure(entry, stage, _describe(error))
+    strange = next((card for card in cards if not isinstance(card, Card)), None)
+    if strange is not None:
+        return Failure(entry, "card", f"expected cards from {hook}, got {type(strange).__name__}")
+    return cards
+
+
+def _unknown_hooks(module: Any) -> str:
+    """What is wrong with the names of a module's hooks, or an empty string."""
+    from segkit import hookspecs
+
+    known = [name for name in vars(hookspecs) if name.startswith("segkit_")]
+    marked = [name for name, value in vars(module).items() if hasattr(value, "segkit_impl")]
+    for name in marked:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            return f"unknown hook {name!r}" + (
+                f", did you mean {close[0]!r}?" if close else f", known: {', '.join(known)}"
+            )
+    return "" if marked else f"no hook: expected one of {', '.join(known)} marked with @segkit.hookimpl"
+
+
+def _describe(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _normalise(name: str) -> str:
+    """A distribution's name as PEP 503 compares it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _is_named(entry: Entry, names: Sequence[str]) -> bool:
+    return any(name in (entry.name, entry.qualified) or _normalise(name) == entry.distribution for name in names)
+
+
+def shadowed_distributions() -> dict[str, list[str]]:
+    """Distributions with segkit plugins that are on the path more than once, and where; the first is the one in use."""
+    places: dict[str, list[str]] = {}
+    for distribution in importlib.metadata.distributions():
+        if any(point.group.startswith("segkit.") for point in distribution.entry_points):
+            place = str(distribution.locate_file(""))
+            found = places.setdefault(_normalise(distribution.metadata["Name"]), [])
+            found.append(f"{place} ({distribution.version})")
+    return {name: found for name, found in places.items() if len(found) > 1}
