@@ -34,23 +34,24 @@ _HOME = {
 __all__ = ["__version__", *sorted(_HOME)]
 
 if TYPE_CHECKING:
-    from segkit.cards import (
-        Card,
-        CommandCard,
-        DatasetCard,
-        Label,
-        LossCard,
-        ModelCard,
-        Reference,
-        RuntimeCard,
-        SamplerCard,
-    )
-    from segkit.dataset import Subject
-    from segkit.errors import SegkitError
-    from segkit.hookspecs import hookimpl
-    from segkit.inference import Engine, segment_volume
-    from segkit.registry import Registry
-    from segkit.volume import Volume, read_volume, write_volume
+    from segkit.cards import Card as Card
+    from segkit.cards import CommandCard as CommandCard
+    from segkit.cards import DatasetCard as DatasetCard
+    from segkit.cards import Label as Label
+    from segkit.cards import LossCard as LossCard
+    from segkit.cards import ModelCard as ModelCard
+    from segkit.cards import Reference as Reference
+    from segkit.cards import RuntimeCard as RuntimeCard
+    from segkit.cards import SamplerCard as SamplerCard
+    from segkit.dataset import Subject as Subject
+    from segkit.errors import SegkitError as SegkitError
+    from segkit.hookspecs import hookimpl as hookimpl
+    from segkit.inference import Engine as Engine
+    from segkit.inference import segment_volume as segment_volume
+    from segkit.registry import Registry as Registry
+    from segkit.volume import Volume as Volume
+    from segkit.volume import read_volume as read_volume
+    from segkit.volume import write_volume as write_volume
 
 
 def __getattr__(name: str) -> Any:

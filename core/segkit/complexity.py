@@ -48,7 +48,8 @@ def measure(model: nn.Module, in_channels: int, patch: Size) -> Complexity:
     """Measure a network on an input `(1, in_channels, *patch)` that has a shape but no memory.
 
     The network itself is left as it is: its mode, its weights, its hooks. A weightless copy of it runs, in eval
-    mode, on torch's meta device, so a network of any size takes about as long as its Python code.
+    mode, on torch's meta device, so a network of any size takes about as long as its Python code. The first call of a
+    process also waits for torch to import its meta kernels, which takes seconds.
 
     Args:
         model: maps `(B, C, X, Y, Z)` to logits.

@@ -7,24 +7,26 @@ for who asks for it. Installing a plugin means trusting it: its code runs when i
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
 import importlib.metadata
 import os
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
-from segkit.cards import API, Card
-from segkit.errors import AmbiguousName, PluginError, UnknownName, UsageError
+from segkit.cards import API, Card, CommandCard, DatasetCard, LossCard, ModelCard, RuntimeCard, SamplerCard
+from segkit.errors import AmbiguousName, MissingExtra, PluginError, SegkitError, UnknownName, UsageError
 
 if TYPE_CHECKING:
     import torch
 
 Kind = Literal["model", "dataset", "loss", "sampler", "runtime", "command"]
 Status = Literal["ok", "disabled", "ambiguous", "shadowed", "broken", "incompatible"]
-Stage = Literal["import", "validate", "register", "call", "card"]
+Stage = Literal["import", "validate", "register", "call", "card", "factory"]
 
 KINDS: Mapping[Kind, str] = {
     "model": "models",
@@ -35,8 +37,19 @@ KINDS: Mapping[Kind, str] = {
     "command": "commands",
 }
 """The kinds and their plurals: `segkit.<plural>` is the entry-point group, `segkit_<plural>` the hook."""
+CARDS: Mapping[Kind, type[Card]] = {
+    "model": ModelCard,
+    "dataset": DatasetCard,
+    "loss": LossCard,
+    "sampler": SamplerCard,
+    "runtime": RuntimeCard,
+    "command": CommandCard,
+}
+"""The card that the hook of each kind returns."""
 OWN_DISTRIBUTION = "segkit3d"
 """The distribution whose entry points are the built-ins."""
+CORE_COMMANDS = ("models", "plugins", "data", "train", "evaluate")
+"""Sub-commands that are no plugins, and that no plugin replaces."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +80,11 @@ class Entry:
         """Whether segkit itself brings it."""
         return self.distribution == OWN_DISTRIBUTION
 
+    def is_called(self, name: str) -> bool:
+        """Whether a bare or a qualified name means this entry."""
+        distribution, colon, bare = name.rpartition(":")
+        return bare == self.name and (not colon or _normalise(distribution) == self.distribution)
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -76,15 +94,16 @@ class Failure:
     stage: Stage
     error: str
     status: Status = "broken"
+    cause: BaseException | None = field(default=None, repr=False, compare=False)
 
-    def raise_for(self) -> None:
+    def raise_for(self) -> NoReturn:
         """Raise what someone who asked for this plugin should read."""
         entry = self.entry
         raise PluginError(
             f"expected {entry.kind} {entry.name!r} from {entry.distribution} {entry.version}, "
             f"it is {self.status} at stage {self.stage!r}: {self.error}",
             hint=f"run: segkit plugins doctor {entry.distribution}",
-        )
+        ) from self.cause
 
 
 @dataclass(frozen=True)
@@ -161,13 +180,10 @@ class Registry:
             AmbiguousName: several third parties claim the bare name.
             UsageError: it is switched off.
         """
-        claims = [e for e in self.entries if e.kind == kind and name in (e.name, e.qualified)]
+        claims = [e for e in self.entries if e.kind == kind and e.is_called(name)]
         allowed = [e for e in claims if not self.switches.forbid(e)]
         if claims and not allowed:
-            raise UsageError(
-                f"expected {kind} {name!r} to be enabled, it is switched off",
-                hint="drop --no-plugin(s), or SEGKIT_PLUGINS and SEGKIT_DISABLE_PLUGINS",
-            )
+            raise switched_off(kind, name)
         if not allowed:
             raise UnknownName(
                 kind, name, [e.name for e in self.entries if e.kind == kind and not self.switches.forbid(e)]
@@ -207,14 +223,14 @@ class Registry:
             self._loaded[key] = _load(entry)
         cards = self._loaded[key]
         if isinstance(cards, Failure):
-            return Failure(entry, cards.stage, cards.error, cards.status)
+            return Failure(entry, cards.stage, cards.error, cards.status, cards.cause)
         card = next((card for card in cards if card.name == entry.name), None)
         if card is None:
             names = ", ".join(card.name for card in cards) or "none"
             return Failure(entry, "card", f"expected a card named {entry.name!r}, the hook returned {names}")
-        if card.api > API:
+        if not isinstance(card.api, int) or card.api > API:
             return Failure(
-                entry, "card", f"card api {card.api}, this segkit knows {API}: upgrade segkit3d", "incompatible"
+                entry, "card", f"card api {card.api!r}, this segkit knows {API}: upgrade segkit3d", "incompatible"
             )
         return card
 
@@ -224,12 +240,21 @@ class Registry:
         Raises:
             PluginError: it cannot be imported.
         """
-        entry = self.resolve(kind, name)
-        card = self.card_of(entry)
+        built = self.try_build(self.resolve(kind, name))
+        if isinstance(built, Failure):
+            built.raise_for()
+        return built
+
+    def try_build(self, entry: Entry) -> Any | Failure:
+        """Import the heavy part behind an entry; a failure is returned, not raised."""
+        card = self.try_card(entry)
+        if isinstance(card, Failure):
+            return card
         try:
-            return card.load()
+            with _stdout_kept():
+                return card.load()
         except (Exception, SystemExit) as error:
-            Failure(entry, "import", _describe(error)).raise_for()
+            return Failure(entry, "factory", _describe(error), cause=error)
 
     def build_model(
         self, name: str, in_channels: int, classes: int, options: Mapping[str, Any] | None = None
@@ -245,9 +270,11 @@ class Registry:
         Raises:
             UsageError: the network takes another number of channels.
             UnknownName: an option that the card does not have.
-            PluginError: the plugin does not work.
+            MissingExtra: torch is not installed.
+            PluginError: the plugin does not work, or its network cannot be built with these options.
         """
-        card = self.card("model", name)
+        entry = self.resolve("model", name)
+        card = self.card_of(entry)
         options = dict(options or {})
         for option in options:
             if option not in card.options:
@@ -257,12 +284,29 @@ class Registry:
                 f"expected {card.in_channels} modalities for model {name!r}, got {in_channels}",
                 hint="choose them with --modality",
             )
-        network: torch.nn.Module = self.build("model", name)(in_channels, classes, **options)
+        try:
+            from torch import nn
+        except ImportError:
+            raise MissingExtra("torch", "train", "a network") from None
+        factory = self.build("model", name)
+        try:
+            with _stdout_kept():
+                network = factory(in_channels, classes, **options)
+        except SegkitError:
+            raise
+        except (Exception, SystemExit) as error:
+            chosen = "".join(f", {key}={value!r}" for key, value in options.items())
+            built = f"called with ({in_channels}, {classes}{chosen}), {_describe(error)}"
+            Failure(entry, "factory", built, cause=error).raise_for()
+        if not isinstance(network, nn.Module):
+            Failure(entry, "factory", f"expected a torch.nn.Module, got {type(network).__name__}").raise_for()
         return network
 
     def _status(self, entry: Entry) -> Status:
         if self.switches.forbid(entry):
             return "disabled"
+        if entry.kind == "command" and entry.name in CORE_COMMANDS:
+            return "shadowed"
         rivals = [
             e
             for e in self.entries
@@ -273,20 +317,31 @@ class Registry:
         return "shadowed" if any(e.builtin for e in rivals) else "ambiguous"
 
 
+def switched_off(what: str, name: str) -> UsageError:
+    """What someone who asked for a plugin that a switch forbids should read."""
+    return UsageError(
+        f"expected {what} {name!r} to be enabled, it is switched off",
+        hint="drop --no-plugin(s), or SEGKIT_PLUGINS and SEGKIT_DISABLE_PLUGINS",
+    )
+
+
 def _installed() -> Iterable[Entry]:
     """The entry points of segkit's groups, each distribution once: the first on the path is the one imported."""
     groups = {f"segkit.{plural}": kind for kind, plural in KINDS.items()}
     seen = set()
     for distribution in importlib.metadata.distributions():
-        points = [point for point in distribution.entry_points if point.group in groups]
-        if not points:
+        try:
+            points = [point for point in distribution.entry_points if point.group in groups]
+            if not points:
+                continue
+            name, version = _normalise(distribution.metadata["Name"]), distribution.version
+        except Exception:  # noqa: S112 -- what an interrupted uninstall leaves; `unreadable_distributions` tells
             continue
-        name = _normalise(distribution.metadata["Name"])
         if name in seen:
             continue
         seen.add(name)
         for point in points:
-            yield Entry(groups[point.group], point.name, point.value, name, distribution.version)
+            yield Entry(groups[point.group], point.name, point.value, name, version)
 
 
 def _load(entry: Entry) -> list[Card] | Failure:
@@ -297,7 +352,8 @@ def _load(entry: Entry) -> list[Card] | Failure:
 
     stage: Stage = "import"
     try:
-        module = importlib.import_module(entry.value)
+        with _stdout_kept():
+            module = importlib.import_module(entry.value)
         stage = "register"
         manager = pluggy.PluginManager("segkit")
         manager.add_hookspecs(hookspecs)
@@ -308,12 +364,18 @@ def _load(entry: Entry) -> list[Card] | Failure:
             return Failure(entry, stage, unknown)
         stage = "call"
         hook = f"segkit_{KINDS[entry.kind]}"
-        cards = [card for cards in getattr(manager.hook, hook)() for card in cards]
+        with _stdout_kept():
+            returned = getattr(manager.hook, hook)()
     except (Exception, SystemExit) as error:
-        return Failure(entry, stage, _describe(error))
-    strange = next((card for card in cards if not isinstance(card, Card)), None)
-    if strange is not None:
-        return Failure(entry, "card", f"expected cards from {hook}, got {type(strange).__name__}")
+        return Failure(entry, stage, _describe(error), cause=error)
+    kind = CARDS[entry.kind]
+    cards: list[Card] = []
+    for found in returned:
+        strange = [found] if not isinstance(found, (list, tuple)) else [c for c in found if not isinstance(c, kind)]
+        if strange:
+            got = f"a {type(strange[0]).__name__}" + ("" if isinstance(found, (list, tuple)) else " and no list")
+            return Failure(entry, "card", f"expected a list of {kind.__name__} from {hook}, got {got}")
+        cards += found
     return cards
 
 
@@ -322,7 +384,8 @@ def _unknown_hooks(module: Any) -> str:
     from segkit import hookspecs
 
     known = [name for name in vars(hookspecs) if name.startswith("segkit_")]
-    marked = [name for name, value in vars(module).items() if hasattr(value, "segkit_impl")]
+    marks = {name: getattr(value, "segkit_impl", None) for name, value in vars(module).items()}
+    marked = [mark.get("specname") or name for name, mark in marks.items() if isinstance(mark, dict)]
     for name in marked:
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)
@@ -330,6 +393,11 @@ def _unknown_hooks(module: Any) -> str:
                 f", did you mean {close[0]!r}?" if close else f", known: {', '.join(known)}"
             )
     return "" if marked else f"no hook: expected one of {', '.join(known)} marked with @segkit.hookimpl"
+
+
+def _stdout_kept() -> contextlib.AbstractContextManager[object]:
+    """What a plugin prints while it loads goes to standard error: standard output is the answer, often JSON."""
+    return contextlib.redirect_stdout(sys.stderr)
 
 
 def _describe(error: BaseException) -> str:
@@ -347,15 +415,29 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def _is_named(entry: Entry, names: Sequence[str]) -> bool:
-    return any(name in (entry.name, entry.qualified) or _normalise(name) == entry.distribution for name in names)
+    return any(entry.is_called(name) or _normalise(name) == entry.distribution for name in names)
 
 
 def shadowed_distributions() -> dict[str, list[str]]:
     """Distributions with segkit plugins that are on the path more than once, and where; the first is the one in use."""
     places: dict[str, list[str]] = {}
     for distribution in importlib.metadata.distributions():
-        if any(point.group.startswith("segkit.") for point in distribution.entry_points):
-            place = str(distribution.locate_file(""))
-            found = places.setdefault(_normalise(distribution.metadata["Name"]), [])
-            found.append(f"{place} ({distribution.version})")
+        with contextlib.suppress(Exception):  # see `unreadable_distributions`
+            if any(point.group.startswith("segkit.") for point in distribution.entry_points):
+                place = f"{distribution.locate_file('')} ({distribution.version})"
+                found = places.setdefault(_normalise(distribution.metadata["Name"]), [])
+                if place not in found:
+                    found.append(place)
     return {name: found for name, found in places.items() if len(found) > 1}
+
+
+def unreadable_distributions() -> dict[str, str]:
+    """Folders of metadata that cannot be read, and why; their plugins, if any, are left out."""
+    unreadable = {}
+    for distribution in importlib.metadata.distributions():
+        try:
+            if distribution.entry_points:
+                _normalise(distribution.metadata["Name"])
+        except Exception as error:
+            unreadable[str(getattr(distribution, "_path", distribution))] = _describe(error)
+    return unreadable

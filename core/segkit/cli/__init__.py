@@ -30,14 +30,20 @@ class _Commands(click.Group):
         return [*_BUILTIN, *(name for name in plugged if name not in _BUILTIN)]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        from segkit.registry import Failure
+
         if cmd_name in _BUILTIN:
             module, _, attribute = _BUILTIN[cmd_name][0].partition(":")
             command: click.Command = getattr(importlib.import_module(module), attribute)
             return command
+        registry = _registry(ctx)
         try:
-            plugged: click.Command = _registry(ctx).build("command", cmd_name)
+            entry = registry.resolve("command", cmd_name)
         except UnknownName:
             raise UnknownName("command", cmd_name, self.list_commands(ctx)) from None
+        plugged = registry.build("command", cmd_name)
+        if not isinstance(plugged, click.Command):
+            Failure(entry, "factory", f"expected a click command, got a {type(plugged).__name__}").raise_for()
         return plugged
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -8,9 +8,8 @@ from typing import Any
 
 import click
 
-from segkit.cli.options import json_option
+from segkit.cli.options import choose_device, device_option, json_option
 from segkit.cli.output import print_json, print_table, progress_bar
-from segkit.cli.train import _device
 from segkit.dataset import find_subjects
 from segkit.errors import UsageError
 from segkit.registry import Registry
@@ -21,7 +20,7 @@ from segkit.volume import write_bytes
 @click.command(epilog="Example: segkit evaluate runs/first --data data/iseg-test")
 @click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
 @click.option("--data", type=click.Path(path_type=Path), help="Folder to score on.  [default: the run's own]")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@device_option
 @json_option
 @click.pass_obj
 def evaluate(registry: Registry, folder: Path, data: Path | None, device: str, as_json: bool) -> None:
@@ -29,7 +28,7 @@ def evaluate(registry: Registry, folder: Path, data: Path | None, device: str, a
 
     Writes RUN/scores.json and a picture per subject into RUN/pictures.
     """
-    device = _device(device)
+    device = choose_device(device)
     run = Run.open(folder)
     config = run.config
     card = registry.card("dataset", config.dataset)

@@ -13,20 +13,37 @@ import click
 from segkit.cli.options import json_option
 from segkit.cli.output import print_json, print_table, progress_bar
 from segkit.errors import UnknownName
-from segkit.registry import KINDS, Entry, Failure, Registry, shadowed_distributions
+from segkit.registry import (
+    KINDS,
+    Entry,
+    Failure,
+    Registry,
+    shadowed_distributions,
+    switched_off,
+    unreadable_distributions,
+)
 
 _TIMEOUT_SECONDS = 120
 
+_HEAVY = ("torch", "onnx", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "SimpleITK", "monai", "matplotlib")
+"""Libraries that a plugin module must not import, since listings would wait for them."""
+
 _PROBE = """
-import json, sys, time
+import json, os, sys, time
 from segkit.registry import Entry, Failure, Registry, Switches
-entry = Entry(**json.loads(sys.argv[1]))
+asked = json.loads(sys.argv[1])
+entry = Entry(**asked["entry"])
+registry = Registry([entry], Switches())
 began = time.perf_counter()
-card = Registry([entry], Switches()).try_card(entry)
-heavy = {"torch", "onnx", "onnxruntime", "openvino", "tensorrt_rtx", "SimpleITK", "monai", "matplotlib"} & set(sys.modules)
-failed = isinstance(card, Failure)
-failure = {"status": card.status, "stage": card.stage, "error": card.error} if failed else {"status": "ok"}
-print(json.dumps({"import_seconds": round(time.perf_counter() - began, 3), "imports": sorted(heavy), **failure}))
+card = registry.try_card(entry)
+seconds = round(time.perf_counter() - began, 3)
+row = {"status": "ok", "import_seconds": seconds, "imports": sorted(sys.modules.keys() & set(asked["heavy"]))}
+if asked["factory"]:
+    card = registry.try_build(entry)
+if isinstance(card, Failure):
+    row |= {"status": card.status, "stage": card.stage, "error": card.error}
+print(json.dumps(row), flush=True)
+os._exit(0)  # whatever threads and exit handlers the plugin has left
 """
 
 
@@ -85,7 +102,10 @@ def show(registry: Registry, name: str, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def doctor(registry: Registry, name: str | None, as_json: bool) -> None:
-    """Load every plugin, or those of NAME, each in a process of its own; exit 1 if one does not work."""
+    """Load every plugin, or those of NAME, each in a process of its own; exit 1 if one does not work.
+
+    With NAME what it builds is imported too, such as the module of its network.
+    """
     entries = (
         _named(registry, name)
         if name
@@ -93,13 +113,20 @@ def doctor(registry: Registry, name: str | None, as_json: bool) -> None:
     )
     with progress_bar() as bar:
         rows = [
-            {"kind": entry.kind, "name": entry.qualified, "version": entry.version, **_probe(entry)}
+            {"kind": entry.kind, "name": entry.qualified, "version": entry.version, **_probe(entry, factory=bool(name))}
             for entry in bar.track(entries, description="probing plugins")
         ]
-    shadowed = shadowed_distributions()
+    shadowed, unreadable = shadowed_distributions(), unreadable_distributions()
     bad = [row for row in rows if row["status"] != "ok"]
     if as_json:
-        print_json({"schema": 1, "plugins": rows, "shadowed_distributions": shadowed})
+        print_json(
+            {
+                "schema": 1,
+                "plugins": rows,
+                "shadowed_distributions": shadowed,
+                "unreadable_distributions": unreadable,
+            }
+        )
     else:
         print_table(
             [
@@ -114,21 +141,33 @@ def doctor(registry: Registry, name: str | None, as_json: bool) -> None:
             click.echo(f"\n{row['kind']} {row['name']}: {row['status']} at stage {row['stage']}: {row['error']}")
         for distribution, places in shadowed.items():
             click.echo(f"\n{distribution} is installed {len(places)} times, the first is used: {', '.join(places)}")
+        for folder, error in unreadable.items():
+            click.echo(f"\n{folder} is left out, its metadata cannot be read: {error}")
         click.echo(f"\n{len(rows) - len(bad)} of {len(rows)} work")
     if bad:
         sys.exit(1)
 
 
 def _named(registry: Registry, name: str) -> list[Entry]:
-    entries = [e for kind in KINDS for e, _ in registry.list(kind) if name in (e.name, e.qualified, e.distribution)]
-    if not entries:
+    """The entries of a name that may be loaded."""
+    found = [
+        (entry, status)
+        for kind in KINDS
+        for entry, status in registry.list(kind)
+        if entry.is_called(name) or name == entry.distribution
+    ]
+    if not found:
         raise UnknownName("plugin", name, {known for e in registry.entries for known in (e.name, e.distribution)})
-    return entries
+    allowed = [entry for entry, status in found if status != "disabled"]
+    if not allowed:
+        raise switched_off("plugin", name)
+    return allowed
 
 
-def _probe(entry: Entry) -> dict[str, Any]:
+def _probe(entry: Entry, *, factory: bool) -> dict[str, Any]:
     """Load one plugin in a process of its own: a crash in a native library cannot be caught in ours."""
-    command = [sys.executable, "-c", _PROBE, json.dumps(dataclasses.asdict(entry))]
+    asked = {"entry": dataclasses.asdict(entry), "heavy": _HEAVY, "factory": factory}
+    command = [sys.executable, "-P", "-c", _PROBE, json.dumps(asked)]
     failed: dict[str, Any] = {"status": "broken", "stage": "import", "imports": [], "import_seconds": None}
     try:
         result = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=False)
@@ -136,7 +175,7 @@ def _probe(entry: Entry) -> dict[str, Any]:
         return {**failed, "error": f"still importing after {_TIMEOUT_SECONDS} s"}
     try:
         return dict(json.loads(result.stdout.splitlines()[-1]))
-    except (IndexError, ValueError):
+    except (IndexError, TypeError, ValueError):
         last = (result.stderr.strip().splitlines() or [""])[-1]
         return {**failed, "error": f"the process ended with code {result.returncode}: {last}"}
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import click
 
-from segkit.cli.options import Triple, parse_options
+from segkit.cli.options import Triple, choose_device, device_option, parse_options
 from segkit.cli.output import progress_bar
 from segkit.dataset import find_subjects, select_modalities
-from segkit.errors import MissingExtra, OutputExists, UnknownName, UsageError
+from segkit.errors import OutputExists, UnknownName, UsageError
 from segkit.registry import Registry
 from segkit.run import Run, RunConfig
 from segkit.store import PreparedSubject, prepare
@@ -51,12 +51,12 @@ LEARNING_RATES = {"sgd": 1e-3, "adamw": 2e-3}
     help="Of patches, when whole volumes are segmented.",
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@device_option
 @click.pass_context
 def train(ctx: click.Context, /, out: Path, resume: bool, device: str, **chosen: Any) -> None:
     """Train a network. Ctrl-C saves the state after the step under way; --resume goes on as if nothing had happened."""
     registry: Registry = ctx.obj
-    device = _device(device)
+    device = choose_device(device)
     if resume:
         _refuse_changes(ctx)
         run = Run.open(out)
@@ -219,26 +219,6 @@ def _refuse_changes(ctx: click.Context) -> None:
             f"expected --resume with --out alone, got --{given[0].replace('_', '-')} too",
             hint="the run's own settings are used; start a new run to change them",
         )
-
-
-def _device(name: str) -> str:
-    """The torch device, checked.
-
-    Raises:
-        MissingExtra: torch is not installed.
-        UsageError: CUDA was asked for and there is none.
-    """
-    try:
-        import torch
-    except ImportError:
-        raise MissingExtra("torch", "train", "training") from None
-    there = torch.cuda.is_available()
-    if name == "cuda" and not there:
-        raise UsageError(
-            "expected a CUDA device for --device cuda, torch finds none",
-            hint="use --device cpu, or install a CUDA build of torch",
-        )
-    return "cuda" if there and name != "cpu" else "cpu"
 
 
 def _version(distribution: str) -> str:

@@ -1,0 +1,25 @@
+"""Fixtures that several folders share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from segkit import Registry
+from segkit.cards import load_attribute
+from segkit.registry import Switches
+
+
+@pytest.fixture(scope="session")
+def registry() -> Registry:
+    """What segkit itself brings, whatever else is installed."""
+    return Registry.from_environment(Switches(builtin_only=True))
+
+
+@pytest.fixture(scope="session")
+def phantom_folder(tmp_path_factory: pytest.TempPathFactory, registry: Registry) -> Path:
+    """Three subjects of the phantom at 2 mm."""
+    folder = tmp_path_factory.mktemp("phantom") / "mini"
+    load_attribute(registry.card("dataset", "phantom").make)(folder, "mini", 3, 5, lambda _: None)
+    return folder
