@@ -60,7 +60,8 @@ class ModelCard(Card):
 
     Attributes:
         patch: the patch size (x, y, z) in voxels it is trained on by default.
-        multiple: each side of a patch must be a multiple of this many voxels.
+        multiple: each side of a patch must be a multiple of this many voxels; a network whose options change that
+            says so in an attribute `multiple` of its own.
         in_channels: the only number of input channels it takes, or None for any number from 1 up.
         options: further arguments of the factory, with their defaults.
         licence: SPDX name of the licence of the code.

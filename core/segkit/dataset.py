@@ -73,6 +73,7 @@ def read_images(images: Mapping[str, Path], modalities: Sequence[str]) -> list[V
     Raises:
         UsageError: a modality is missing, or there is one too many.
         VolumeError: a file is bad, or the grids disagree.
+        DataError: an image holds one value only.
     """
     missing = [name for name in modalities if name not in images]
     extra = [name for name in images if name not in modalities]
@@ -81,7 +82,7 @@ def read_images(images: Mapping[str, Path], modalities: Sequence[str]) -> list[V
             f"expected the modalities {', '.join(modalities)}, got {', '.join(images) or 'none'}",
             hint="; ".join(
                 [f"add --modality {name}=FILE" for name in missing]
-                + [UnknownName("modality", name, modalities).args[0] for name in extra]
+                + [str(UnknownName("modality", name, modalities)) for name in extra]
             ),
         )
     files = [images[name].resolve() for name in modalities]
@@ -90,9 +91,11 @@ def read_images(images: Mapping[str, Path], modalities: Sequence[str]) -> list[V
         raise UsageError(f"expected one file per modality, got {images[twice]} twice", hint="check the paths")
     volumes = [read_volume(images[name]).canonical() for name in modalities]
     for name, volume in zip(modalities, volumes, strict=True):
-        if not volume.data.any():
+        if volume.data.min() == volume.data.max():
+            value = volume.data.flat[0]
             raise DataError(
-                f"expected an image in {images[name]}, found zeros only", hint="check the export that wrote it"
+                f"expected an image in {images[name]}, found {f'{value:g}' if value else 'zeros'} only",
+                hint="check the export that wrote it",
             )
         require_same_grid(volumes[0], volume, modalities[0], name)
     return volumes

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit.cards import Size
+from segkit.errors import UsageError
 
 
 def extract_patch(array: NDArray[Any], start: Sequence[int], patch: Size) -> NDArray[Any]:
@@ -34,6 +35,24 @@ def pad_to(array: NDArray[Any], size: Size) -> NDArray[Any]:
     if not any(missing):
         return array
     return np.pad(array, [(0, 0)] * (array.ndim - 3) + [(0, n) for n in missing], mode="edge")
+
+
+def require_multiple(patch: Size, multiple: int, model: str) -> None:
+    """Refuse a patch that a network cannot halve as often as it does.
+
+    Args:
+        patch: size (x, y, z) in voxels.
+        multiple: what each side must be a multiple of: the network's own `multiple`, else its card's.
+        model: name of the network, for the message.
+
+    Raises:
+        UsageError: a side is no multiple.
+    """
+    if any(side % multiple for side in patch):
+        raise UsageError(
+            f"expected patch sides that are multiples of {multiple} for {model}, got {'x'.join(map(str, patch))}",
+            hint="round each side, for example " + ",".join(str(-(-side // multiple) * multiple) for side in patch),
+        )
 
 
 def tile_starts(first: int, last: int, size: int, patch: int, overlap: float) -> list[int]:

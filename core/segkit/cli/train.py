@@ -13,6 +13,7 @@ from segkit.cli.options import Triple, choose_device, device_option, parse_optio
 from segkit.cli.output import progress_bar
 from segkit.dataset import find_subjects, select_modalities
 from segkit.errors import OutputExists, UnknownName, UsageError
+from segkit.patches import require_multiple
 from segkit.registry import Registry
 from segkit.run import Run, RunConfig
 from segkit.store import PreparedSubject, prepare
@@ -123,8 +124,6 @@ def _new_run(
         if option not in card.options:
             raise UnknownName(f"option of model {model}", option, card.options)
     patch = chosen["patch"] or card.patch
-    if any(side % card.multiple for side in patch):
-        raise UsageError(f"expected patch sides that are multiples of {card.multiple} for {model}, got {patch}")
     subjects = [s for s in find_subjects(dataset_card, data) if s.label is not None]
     count = hold_out or max(1, round(len(subjects) / 5))
     if len(subjects) <= count:
@@ -177,7 +176,8 @@ def _new_run(
             )
         },
     )
-    registry.build_model(config.model, len(modalities), len(config.labels), config.options)
+    network = registry.build_model(config.model, len(modalities), len(config.labels), config.options)
+    require_multiple(patch, getattr(network, "multiple", card.multiple), model)
     return Run.create(out, config)
 
 
