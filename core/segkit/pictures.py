@@ -104,7 +104,7 @@ def save_overlay(
         axes[0].set_title(name, loc="left")
     if len(names) > 1:
         handles = [Patch(color=COLOURS[i % len(COLOURS)], label=name) for i, name in enumerate(names) if i]
-        figure.legend(handles=handles, loc="lower center", ncols=len(handles), frameon=False)
+        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
     figure.suptitle(title)
     _save(figure, path)
 

@@ -6,25 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segkit.errors import UsageError
+from segkit.fakes import FakeEngine
 from segkit.inference import Tiling, segment_volume
 
 
-class Threshold:
-    """Class 1 where the first channel is above zero: looks at one voxel only, so tiling must not change its answer."""
-
-    runtime, device, precision = "fake", "cpu", "fp32"
-
-    def __init__(self) -> None:
-        self.calls = 0
-
-    def run(self, patches: np.ndarray) -> np.ndarray:
-        self.calls += 1
-        return np.stack([np.zeros_like(patches[:, 0]), patches[:, 0]], axis=1)
-
-    def close(self) -> None: ...
-
-
-class Place(Threshold):
+class Place(FakeEngine):
     """Says 1 in the middle of its patch and 2 at its border, loudly: shows who won where patches overlap."""
 
     def run(self, patches: np.ndarray) -> np.ndarray:
@@ -45,7 +31,7 @@ class Place(Threshold):
 )
 def test_tiling_never_changes_what_a_voxelwise_network_says(shape, patch, overlap, blending, seed) -> None:
     images = np.random.default_rng(seed).standard_normal((2, *shape), dtype=np.float32)
-    labels = segment_volume(Threshold(), images, np.ones(shape, bool), Tiling(patch, overlap, blending))
+    labels = segment_volume(FakeEngine(), images, np.ones(shape, bool), Tiling(patch, overlap, blending))
     assert labels.dtype == np.uint8
     np.testing.assert_array_equal(labels, images[0] > 0)
 
@@ -54,14 +40,14 @@ def test_patches_without_signal_are_not_run_and_become_background() -> None:
     images = np.ones((1, 32, 32, 32), np.float32)
     mask = np.zeros((32, 32, 32), bool)
     mask[:6, :6, :6] = True
-    engine = Threshold()
+    engine = FakeEngine()
     labels = segment_volume(engine, images, mask, Tiling((8, 8, 8), 0.0))
     assert engine.calls == 1
     assert labels.sum() == 8**3
 
 
 def test_a_volume_without_signal_is_background_and_runs_nothing() -> None:
-    engine = Threshold()
+    engine = FakeEngine()
     labels = segment_volume(engine, np.ones((1, 9, 9, 9), np.float32), np.zeros((9, 9, 9), bool), Tiling((4, 4, 4)))
     assert engine.calls == 0
     assert not labels.any()
@@ -77,7 +63,7 @@ def test_gaussian_blending_trusts_the_middle_of_a_patch_over_the_border_of_its_n
 def test_progress_ends_at_the_number_of_tiles() -> None:
     seen = []
     images, mask = np.zeros((1, 16, 8, 8), np.float32), np.ones((16, 8, 8), bool)
-    segment_volume(Threshold(), images, mask, Tiling((8, 8, 8), 0.0), lambda *args: seen.append(args))
+    segment_volume(FakeEngine(), images, mask, Tiling((8, 8, 8), 0.0), lambda *args: seen.append(args))
     assert seen == [(1, 2), (2, 2)]
 
 

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,26 +16,49 @@ from safetensors.numpy import load_file
 
 from segkit.cli import cli
 from segkit.errors import DataError, SegkitError, UsageError
-from segkit.registry import Registry
+from segkit.fakes import fake_registry, make_subjects
+from segkit.registry import Registry, Switches
 from segkit.run import Run
 from segkit.training import Trainer
 
-SMALL = "--option width=4 --option levels=2 --option norm=instance --patch 32,32,32 --epochs 2 --patches-per-epoch 3"
-
-
-def segkit(*arguments: str | Path) -> str:
-    result = CliRunner().invoke(cli, [str(a) for a in arguments], catch_exceptions=False, standalone_mode=False)
-    return result.output
-
-
-def train(data: Path, out: Path, more: str = "") -> str:
-    return segkit("train", "--model", "unet3d", "--data", data, "--out", out, *SMALL.split(), *more.split())
+NETWORK = "--option width=2 --option levels=2 --option norm=instance --patch 16,16,16"
+SMALL = f"--model unet3d --dataset fake {NETWORK} --epochs 2 --patches-per-epoch 3 --loss cross-entropy --hold-out 1"
 
 
 @pytest.fixture(scope="module")
-def run_folder(tmp_path_factory: pytest.TempPathFactory, phantom_folder: Path) -> Path:
+def registry() -> Registry:
+    """What segkit brings, and the fakes: their data set is small."""
+    return Registry([*Registry.from_environment(Switches(builtin_only=True)).entries, *fake_registry().entries])
+
+
+@pytest.fixture(scope="module")
+def segkit(registry: Registry) -> Callable[..., str]:
+    def run(*arguments: str | Path) -> str:
+        words = [str(argument) for argument in arguments]
+        return CliRunner().invoke(cli, words, obj=registry, catch_exceptions=False, standalone_mode=False).output
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("balls")
+    make_subjects(folder, "ball", 3, 0, lambda _: None)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def train(segkit: Callable[..., str], data: Path) -> Callable[..., str]:
+    def run(out: Path, more: str = "", data: Path = data) -> str:
+        return segkit("train", "--data", data, "--out", out, *SMALL.split(), *more.split())
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def run_folder(train: Callable[..., str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run") / "run"
-    train(phantom_folder, folder)
+    train(folder)
     return folder
 
 
@@ -47,24 +71,24 @@ def test_a_run_folder_holds_config_weights_metrics_curve_and_tensorboard(run_fol
     assert (run_folder / "curve.png").read_bytes().startswith(b"\x89PNG")
     config = Run.open(run_folder).config
     assert config.model == "segkit3d:unet3d"
-    assert config.held_out_subjects == ("sub-001",)
-    assert config.train_subjects == ("sub-002", "sub-003")
+    assert config.held_out_subjects == ("ball-1",)
+    assert config.train_subjects == ("ball-2", "ball-3")
 
 
-def test_the_same_seed_gives_the_same_weights(run_folder: Path, phantom_folder: Path, tmp_path: Path) -> None:
-    train(phantom_folder, tmp_path / "again")
+def test_the_same_seed_gives_the_same_weights(train: Callable[..., str], run_folder: Path, tmp_path: Path) -> None:
+    train(tmp_path / "again")
     assert_same_run(run_folder, tmp_path / "again")
 
 
-def test_another_seed_gives_other_weights(run_folder: Path, phantom_folder: Path, tmp_path: Path) -> None:
-    train(phantom_folder, tmp_path / "other", "--seed 1 --epochs 1")
+def test_another_seed_gives_other_weights(train: Callable[..., str], run_folder: Path, tmp_path: Path) -> None:
+    train(tmp_path / "other", "--seed 1 --epochs 1")
     ours, theirs = (load_file(folder / "best.safetensors") for folder in (run_folder, tmp_path / "other"))
     assert any(not np.array_equal(ours[name], theirs[name]) for name in ours)
 
 
 @pytest.mark.parametrize("step", [1, 3, 4])
 def test_a_run_stopped_by_ctrl_c_goes_on_to_the_same_bits(
-    step: int, run_folder: Path, tmp_path: Path, registry: Registry
+    segkit: Callable[..., str], step: int, run_folder: Path, tmp_path: Path, registry: Registry
 ) -> None:
     stopped = tmp_path / "stopped"
     interrupt_at(step, run_folder, stopped, registry)
@@ -73,9 +97,11 @@ def test_a_run_stopped_by_ctrl_c_goes_on_to_the_same_bits(
     assert_same_run(run_folder, stopped)
 
 
-def test_sgd_with_momentum_goes_on_to_the_same_bits(phantom_folder: Path, tmp_path: Path, registry: Registry) -> None:
+def test_sgd_with_momentum_goes_on_to_the_same_bits(
+    train: Callable[..., str], segkit: Callable[..., str], tmp_path: Path, registry: Registry
+) -> None:
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    train(phantom_folder, whole, "--optimizer sgd --epochs 1")
+    train(whole, "--optimizer sgd --epochs 1")
     interrupt_at(2, whole, stopped, registry)
     segkit("train", "--resume", "--out", stopped)
     assert_same_run(whole, stopped)
@@ -96,7 +122,7 @@ def interrupt_at(step: int, whole: Path, stopped: Path, registry: Registry) -> N
         if done == step:
             os.kill(os.getpid(), signal.SIGINT)
 
-    with pytest.raises(KeyboardInterrupt, match="^$"):
+    with pytest.raises(KeyboardInterrupt, match=r"^$"):
         Trainer(run, registry, train_subjects, held_out, on_step=on_step).fit()
 
 
@@ -110,23 +136,23 @@ def assert_same_run(first: Path, second: Path) -> None:
     assert timeless[0] == timeless[1]
 
 
-def test_more_steps_lower_the_loss(phantom_folder: Path, tmp_path: Path) -> None:
-    train(phantom_folder, tmp_path / "run", "--epochs 2 --patches-per-epoch 20 --learning-rate 0.01")
+def test_more_steps_lower_the_loss(train: Callable[..., str], tmp_path: Path) -> None:
+    train(tmp_path / "run", "--epochs 2 --patches-per-epoch 20 --learning-rate 0.01")
     losses = [float(row["loss"]) for row in metrics(tmp_path / "run")]
     assert losses[-1] < 0.9 * losses[0]
 
 
-def test_a_run_folder_in_use_is_refused(run_folder: Path, phantom_folder: Path) -> None:
+def test_a_run_folder_in_use_is_refused(train: Callable[..., str], run_folder: Path) -> None:
     with pytest.raises(UsageError, match=r"expected a new run folder, found files in .*--resume"):
-        train(phantom_folder, run_folder)
+        train(run_folder)
 
 
-def test_resume_refuses_other_settings(run_folder: Path) -> None:
+def test_resume_refuses_other_settings(segkit: Callable[..., str], run_folder: Path) -> None:
     with pytest.raises(UsageError, match="expected --resume with --out alone, got --epochs too"):
         segkit("train", "--resume", "--out", run_folder, "--epochs", "9")
 
 
-def test_resume_needs_a_run(tmp_path: Path) -> None:
+def test_resume_needs_a_run(segkit: Callable[..., str], tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"expected a run in .*, found no config\.json"):
         segkit("train", "--resume", "--out", tmp_path)
 
@@ -136,16 +162,17 @@ def test_resume_needs_a_run(tmp_path: Path) -> None:
     [
         ("--model unet4d", "no model 'unet4d'; did you mean 'unet3d'"),
         ("--loss dicce", "no loss 'dicce'; did you mean"),
-        ("--patch 30,32,32", "expected patch sides that are multiples of 8"),
-        ("--modality T3", "expected modalities T3, subject sub-001 has T1, T2"),
+        ("--patch 16,15,16", "expected patch sides that are multiples of 2 for unet3d, got 16x15x16; round each side"),
+        ("--patch 24,16,16 --option levels=5", "multiples of 16 for unet3d, got 24x16x16"),
+        ("--modality T3", "expected modalities T3, subject ball-1 has T1"),
         ("--option widht=3", "no option of model unet3d 'widht'; did you mean 'width'"),
         ("--hold-out 3", "expected more than 3 labelled subjects"),
         ("--dataset iseg", "no dataset 'iseg'"),
     ],
 )
-def test_a_bad_request_leaves_no_run_behind(more: str, message: str, phantom_folder: Path, tmp_path: Path) -> None:
+def test_a_bad_request_leaves_no_run_behind(train: Callable[..., str], more: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=message):
-        train(phantom_folder, tmp_path / "run", more)
+        train(tmp_path / "run", more)
     assert not (tmp_path / "run").exists()
 
 
@@ -163,17 +190,17 @@ def test_a_damaged_checkpoint_is_one_line(run_folder: Path, tmp_path: Path, regi
         Trainer(run, registry, [], []).fit()
 
 
-def test_evaluate_scores_the_subjects_that_were_not_trained_on(run_folder: Path) -> None:
+def test_evaluate_scores_the_subjects_that_were_not_trained_on(segkit: Callable[..., str], run_folder: Path) -> None:
     report = json.loads(segkit("evaluate", run_folder, "--json"))
-    assert [row["subject"] for row in report["subjects"]] == ["sub-001"]
-    foreground = [report["mean"][name] for name in ("CSF", "GM", "WM")]
+    assert [row["subject"] for row in report["subjects"]] == ["ball-1"]
+    foreground = [report["mean"][name] for name in ("ball",)]
     assert report["foreground_mean"] == pytest.approx(np.mean(foreground), abs=1e-6)
     assert report["thesis_convention"] == pytest.approx(np.mean([report["mean"]["background"], *foreground]), abs=1e-6)
     assert json.loads((run_folder / "scores.json").read_text()) == report
-    assert (run_folder / "pictures" / "sub-001.png").read_bytes().startswith(b"\x89PNG")
+    assert (run_folder / "pictures" / "ball-1.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_evaluate_prints_a_table_for_people(run_folder: Path) -> None:
+def test_evaluate_prints_a_table_for_people(segkit: Callable[..., str], run_folder: Path) -> None:
     output = segkit("evaluate", run_folder)
     assert "foreground mean" in output
     assert "thesis convention" in output
