@@ -389,7 +389,7 @@ def test_flipped_bit_of_a_plain_header_gives_a_volume_or_a_refusal_and_nothing_e
     """A plain file has no checksum, so some flips must pass; none may end in another error, or in unsound values."""
     path = tmp_path / "image.nii"
     refused = 0
-    for bit in np.random.default_rng(2).choice(8 * 352, 1000, replace=False):
+    for bit in np.random.default_rng(2).choice(8 * 352, 600, replace=False):
         content = bytearray(GOOD)
         content[bit // 8] ^= 1 << (bit % 8)
         path.write_bytes(content)
@@ -401,7 +401,7 @@ def test_flipped_bit_of_a_plain_header_gives_a_volume_or_a_refusal_and_nothing_e
         assert np.isfinite(volume.data).all()
         assert np.linalg.det(volume.affine) != 0
         assert volume.data.size == voxels().size
-    assert refused > 100
+    assert refused > 50
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)

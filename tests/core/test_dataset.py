@@ -1,0 +1,198 @@
+"""Subjects, their modalities and their labels, as they are read from files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from segkit import DatasetCard, Label, Subject
+from segkit.dataset import (
+    IGNORE,
+    encode_labels,
+    find_subjects,
+    read_images,
+    read_label,
+    select_modalities,
+    signal_mask,
+)
+from segkit.errors import DataError, UsageError, VolumeError
+from segkit.volume import Volume, write_volume
+
+CARD = DatasetCard(
+    name="heads",
+    factory="test_dataset:none",
+    summary="for tests",
+    labels=(Label(code=0, name="background"), Label(code=10, name="CSF"), Label(code=150, name="GM")),
+    ignored=(7,),
+)
+SHAPE = (4, 5, 6)
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> dict[str, Path]:
+    """A T1 and a T2 file on one grid, the T2 with its axes the other way round."""
+    rng = np.random.default_rng(0)
+    t1 = Volume(rng.integers(1, 99, SHAPE).astype(np.int16), np.diag([1.0, 1, 1, 1]))
+    flipped = np.array([[-1.0, 0, 0, SHAPE[0] - 1], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+    write_volume(tmp_path / "t1.nii.gz", t1)
+    write_volume(tmp_path / "t2.nii.gz", Volume(t1.data[::-1] * 2, flipped))
+    return {"T1": tmp_path / "t1.nii.gz", "T2": tmp_path / "t2.nii.gz"}
+
+
+class TestReadImages:
+    def test_come_in_the_order_of_the_modalities_on_one_canonical_grid(self, images):
+        t2, t1 = read_images(images, ["T2", "T1"])
+        assert t1.orientation == t2.orientation == "RAS"
+        np.testing.assert_array_equal(t2.data, 2 * t1.data)
+
+    def test_missing_modality_is_named_with_the_option_that_adds_it(self, images):
+        with pytest.raises(
+            UsageError, match=r"expected the modalities T1, T2, FLAIR, got T1, T2; add --modality FLAIR=FILE"
+        ):
+            read_images(images, ["T1", "T2", "FLAIR"])
+
+    def test_extra_modality_is_named(self, images):
+        with pytest.raises(
+            UsageError, match=r"expected the modalities T1, got T1, T2; no modality 'T2'; did you mean 'T1'\?"
+        ):
+            read_images(images, ["T1"])
+
+    def test_misspelt_modality_is_told_the_nearest_name(self, images):
+        images["T2w"] = images.pop("T2")
+        with pytest.raises(UsageError, match=r"add --modality T2=FILE; no modality 'T2w'; did you mean 'T2'\?"):
+            read_images(images, ["T1", "T2"])
+
+    def test_no_image_at_all(self):
+        with pytest.raises(UsageError, match=r"expected the modalities T1, got none; add --modality T1=FILE"):
+            read_images({}, ["T1"])
+
+    @pytest.mark.parametrize("how", ["same path", "dotted path", "link"])
+    def test_same_file_twice(self, images, how, tmp_path):
+        t1 = images["T1"]
+        (tmp_path / "link.nii.gz").symlink_to(t1)
+        images["T2"] = {"same path": t1, "dotted path": t1.parent / ".." / t1.parent.name / t1.name}.get(
+            how, tmp_path / "link.nii.gz"
+        )
+        with pytest.raises(UsageError, match=r"expected one file per modality, got .*\.nii\.gz twice; check the paths"):
+            read_images(images, ["T1", "T2"])
+
+    @pytest.mark.parametrize(("value", "found"), [(0, "zeros"), (7, "7")])
+    def test_image_without_contrast(self, images, value, found):
+        write_volume(images["T2"], Volume(np.full(SHAPE, value, np.float32), np.eye(4)))
+        with pytest.raises(
+            DataError, match=rf"expected an image in .*t2\.nii\.gz, found {found} only; check the export"
+        ):
+            read_images(images, ["T1", "T2"])
+
+    def test_grids_of_different_size(self, images):
+        write_volume(images["T2"], Volume(np.arange(150, dtype=np.int16).reshape(5, 5, 6), np.eye(4)))
+        with pytest.raises(VolumeError, match=r"expected T2 on the grid of T1 4x5x6, found 5x5x6; resample"):
+            read_images(images, ["T1", "T2"])
+
+    def test_grids_that_lie_apart(self, images):
+        affine = np.eye(4)
+        affine[2, 3] = 1.5
+        write_volume(images["T2"], Volume(np.arange(120, dtype=np.int16).reshape(SHAPE), affine))
+        with pytest.raises(VolumeError, match=r"expected T2 on the grid of T1, found their corners 1\.50 mm apart"):
+            read_images(images, ["T1", "T2"])
+
+    def test_missing_file_is_named(self, images):
+        images["T2"].unlink()
+        with pytest.raises(VolumeError, match=r"expected an image at .*t2\.nii\.gz, found no such file"):
+            read_images(images, ["T1", "T2"])
+
+
+def test_signal_is_where_any_modality_is_not_zero():
+    first, second = np.zeros(SHAPE), np.zeros(SHAPE)
+    first[0], second[:, 0] = 1, -1
+    mask = signal_mask([Volume(first, np.eye(4)), Volume(second, np.eye(4))])
+    np.testing.assert_array_equal(mask, (first != 0) | (second != 0))
+
+
+class TestSelectModalities:
+    SUBJECTS = (
+        Subject(id="1", images={"T1": Path("a"), "T2": Path("b")}),
+        Subject(id="2", images={"T2": Path("c"), "T1": Path("d")}),
+    )
+
+    def test_without_a_wish_they_are_those_of_the_first_subject(self):
+        assert select_modalities(self.SUBJECTS) == ("T1", "T2")
+
+    def test_a_wish_keeps_its_order(self):
+        assert select_modalities(self.SUBJECTS, ["T2", "T1"]) == ("T2", "T1")
+
+    def test_subject_that_lacks_one_is_named(self):
+        with pytest.raises(
+            UsageError, match=r"expected modalities T1, FLAIR, subject 1 has T1, T2; leave out FLAIR with"
+        ):
+            select_modalities(self.SUBJECTS, ["T1", "FLAIR"])
+
+
+class TestEncodeLabels:
+    def encode(self, *codes: float) -> list[int]:
+        return encode_labels(np.array(codes), CARD, Path("head.nii")).tolist()
+
+    def test_codes_become_indices_and_ignored_codes_a_mark(self):
+        assert self.encode(0, 10, 150, 7, 150) == [0, 1, 2, IGNORE, 2]
+
+    @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32, np.float64, np.int64])
+    def test_whole_codes_of_any_type_are_read(self, dtype):
+        encoded = encode_labels(np.array([0, 10, 150], dtype), CARD, Path("head.nii"))
+        assert encoded.dtype == np.uint8
+        assert encoded.tolist() == [0, 1, 2]
+
+    @pytest.mark.parametrize(
+        ("code", "found"),
+        [(250, "250"), (-1, "-1"), (10.5, r"10\.5"), (254, "254"), (255, "255")],
+        ids=["unknown", "negative", "a fraction", "the mark in use for unknown", "the mark in use for ignored"],
+    )
+    def test_other_codes_are_refused_with_those_that_are_known(self, code, found):
+        with pytest.raises(
+            DataError,
+            match=rf"expected the label codes 0, 10, 150, 7 \(ignored\) in head\.nii, found {found}; check",
+        ):
+            self.encode(0, 10, code)
+
+    def test_of_many_unknown_codes_five_are_named(self):
+        with pytest.raises(DataError, match=r"found 20, 21, 22, 23, 24; check"):
+            self.encode(*range(20, 90))
+
+    def test_label_file_is_read_on_the_canonical_grid(self, tmp_path):
+        codes = np.zeros(SHAPE, np.uint8)
+        codes[0] = 150
+        write_volume(tmp_path / "labels.nii", Volume(codes, np.diag([-1.0, 1, 1, 1])))
+        label = read_label(tmp_path / "labels.nii", CARD)
+        assert label.orientation == "RAS"
+        assert label.data[-1].min() == 2
+        assert label.data[:-1].max() == 0
+
+    def test_label_file_of_another_data_set_is_refused_by_name(self, tmp_path):
+        write_volume(tmp_path / "labels.nii", Volume(np.arange(120, dtype=np.uint8).reshape(SHAPE), np.eye(4)))
+        with pytest.raises(
+            DataError, match=r"in .*labels\.nii, found 1, 2, 3, 4, 5; check that the file belongs to this"
+        ):
+            read_label(tmp_path / "labels.nii", CARD)
+
+
+class TestFindSubjects:
+    @pytest.fixture
+    def card(self, tmp_path, monkeypatch) -> DatasetCard:
+        (tmp_path / "heads_layout.py").write_text("def find(root):\n    return sorted(root.glob('*.head'))\n")
+        monkeypatch.syspath_prepend(tmp_path)
+        return DatasetCard(name="heads", factory="heads_layout:find", summary="for tests", labels=CARD.labels)
+
+    def test_missing_folder(self, card, tmp_path):
+        with pytest.raises(DataError, match=r"expected a folder of the data set 'heads', found nothing at .*/none"):
+            find_subjects(card, tmp_path / "none")
+
+    def test_folder_without_subjects(self, card, tmp_path):
+        with pytest.raises(
+            DataError, match=r"expected subjects of the data set 'heads' in .*, found none; see the layout"
+        ):
+            find_subjects(card, tmp_path)
+
+    def test_folder_with_subjects(self, card, tmp_path):
+        (tmp_path / "1.head").touch()
+        assert find_subjects(card, tmp_path) == [tmp_path / "1.head"]
