@@ -10,8 +10,8 @@ import click
 
 from segkit.cli.options import json_option
 from segkit.cli.output import print_json, print_table, progress_bar
+from segkit.files import write_bytes
 from segkit.registry import Registry
-from segkit.volume import write_bytes
 from segkit_benchmarks.measure import Settings
 
 

@@ -17,16 +17,18 @@ from typing import Any
 import click
 import numpy as np
 
+from segkit.files import write_bytes
 from segkit.metrics import confusion_matrix, dice, mean_dice
+from segkit.nifti import read_volume, write_volume
 from segkit.pictures import save_overlay
-from segkit.volume import Volume, read_volume, require_same_grid, write_bytes, write_volume
+from segkit.volume import Volume, require_same_grid
 
 LABELS = ("background", "CSF", "GM", "WM")
 TRAIN_SUBJECTS, TEST_SUBJECTS = 6, 2
 TRAIN_SEED, TEST_SEED = 1, 1001
 TRAINING = (
-    "--modality T1 --option width=6 --option norm=instance --patch 64,64,64 --epochs 6 --patches-per-epoch 60 "
-    "--batch-size 1 --hold-out 1 --learning-rate 0.004"
+    "--modality T1 --option width=4 --option norm=instance --patch 64,64,64 --epochs 6 --patches-per-epoch 110 "
+    "--batch-size 2 --hold-out 1 --learning-rate 0.004 --overlap 0.25"
 )
 """A small network for a few minutes on two CPU cores."""
 

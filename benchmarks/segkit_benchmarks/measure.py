@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from segkit.memory import peak_mib
+
 if TYPE_CHECKING:
     from segkit.inference import Engine
     from segkit_runtime.bundle import Bundle
@@ -97,7 +99,7 @@ def _measure(folder: Path, runtime: str, settings: Settings, on_run: Callable[[i
     first, timed = latencies[0], np.array(latencies[1:])
     p50, p95, p99 = (float(v) for v in np.percentile(timed, (50, 95, 99)))
     return {
-        "version": getattr(engine, "version", ""),
+        "version": engine.version,
         "device": engine.device,
         "precision": engine.precision,
         "load_seconds": round(load_seconds, 3),
@@ -120,27 +122,17 @@ def _open(bundle: Bundle, runtime: str, threads: int | None) -> Engine:
     from segkit.registry import Registry
 
     registry = Registry.from_environment()
-    factory = registry.build("runtime", runtime)
     manifest = bundle.manifest
-    if runtime != "torch":
-        exported: Engine = factory(bundle.read("model.onnx"), threads=threads)
-        return exported
-    import torch
+    model: object
+    options: dict[str, object] = {"threads": threads}
+    if registry.card("runtime", runtime).takes == "network":
+        import torch
 
-    if threads:
-        torch.set_num_threads(threads)
-    network = registry.build_model(
-        manifest.network.model, len(manifest.modalities), len(manifest.labels), manifest.network.options
-    )
-    reference: Engine = factory(network, "cuda" if torch.cuda.is_available() else "cpu")
-    return reference
-
-
-def peak_mib() -> float | None:
-    """Largest resident memory of this process so far, or None where the system does not tell it."""
-    try:
-        status = Path("/proc/self/status").read_text()
-    except OSError:
-        return None
-    line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
-    return round(int(line.split()[1]) / 1024, 1)
+        model = registry.build_model(
+            manifest.network.model, len(manifest.modalities), len(manifest.labels), manifest.network.options
+        )
+        options["device"] = "cuda" if torch.cuda.is_available() else "cpu"
+    else:
+        model = bundle.read("model.onnx")
+    engine: Engine = registry.build("runtime", runtime)(model, **options)
+    return engine

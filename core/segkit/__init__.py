@@ -27,8 +27,8 @@ _HOME = {
     "segment_volume": "segkit.inference",
     "Registry": "segkit.registry",
     "Volume": "segkit.volume",
-    "read_volume": "segkit.volume",
-    "write_volume": "segkit.volume",
+    "read_volume": "segkit.nifti",
+    "write_volume": "segkit.nifti",
 }
 
 __all__ = ["__version__", *sorted(_HOME)]
@@ -48,10 +48,10 @@ if TYPE_CHECKING:
     from segkit.hookspecs import hookimpl as hookimpl
     from segkit.inference import Engine as Engine
     from segkit.inference import segment_volume as segment_volume
+    from segkit.nifti import read_volume as read_volume
+    from segkit.nifti import write_volume as write_volume
     from segkit.registry import Registry as Registry
     from segkit.volume import Volume as Volume
-    from segkit.volume import read_volume as read_volume
-    from segkit.volume import write_volume as write_volume
 
 
 def __getattr__(name: str) -> Any:

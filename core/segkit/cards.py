@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 API = 1
 """The version of the card contract that this core knows. A card with a higher one is incompatible, not an error."""
@@ -125,12 +125,14 @@ class RuntimeCard(Card):
     """An engine: `factory(model, *, threads)` returns a `segkit.inference.Engine`.
 
     Attributes:
+        takes: what `model` is: the bytes of an ONNX file, or the torch network itself.
         module: the module that must be importable for it to run.
         extra: the extra of segkit3d that brings that module.
     """
 
     module: str
     extra: str
+    takes: Literal["onnx", "network"] = "onnx"
 
 
 @dataclass(frozen=True, kw_only=True)

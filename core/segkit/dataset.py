@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from segkit.cards import DatasetCard
 from segkit.errors import DataError, UnknownName, UsageError
-from segkit.volume import Volume, read_volume, require_same_grid
+from segkit.nifti import read_volume
+from segkit.volume import Volume, require_same_grid
 
 IGNORE = 255
 """The class index of voxels that are neither trained on nor scored."""
@@ -67,8 +68,11 @@ def select_modalities(subjects: Sequence[Subject], wanted: Sequence[str] = ()) -
     return names
 
 
-def read_images(images: Mapping[str, Path], modalities: Sequence[str]) -> list[Volume]:
-    """Read one file per modality, in canonical orientation, all on one grid.
+def read_images(images: Mapping[str, Path], modalities: Sequence[str]) -> tuple[Volume, list[Volume]]:
+    """Read one file per modality, all on one grid.
+
+    Returns:
+        The first modality as its file has it, and all modalities, in order, in canonical orientation.
 
     Raises:
         UsageError: a modality is missing, or there is one too many.
@@ -89,7 +93,8 @@ def read_images(images: Mapping[str, Path], modalities: Sequence[str]) -> list[V
     twice = next((name for i, name in enumerate(modalities) if files[i] in files[:i]), None)
     if twice is not None:
         raise UsageError(f"expected one file per modality, got {images[twice]} twice", hint="check the paths")
-    volumes = [read_volume(images[name]).canonical() for name in modalities]
+    first = read_volume(images[modalities[0]])
+    volumes = [first.canonical(), *(read_volume(images[name]).canonical() for name in modalities[1:])]
     for name, volume in zip(modalities, volumes, strict=True):
         if volume.data.min() == volume.data.max():
             value = volume.data.flat[0]
@@ -98,7 +103,7 @@ def read_images(images: Mapping[str, Path], modalities: Sequence[str]) -> list[V
                 hint="check the export that wrote it",
             )
         require_same_grid(volumes[0], volume, modalities[0], name)
-    return volumes
+    return first, volumes
 
 
 def signal_mask(volumes: Sequence[Volume]) -> NDArray[np.bool_]:

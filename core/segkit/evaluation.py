@@ -55,7 +55,7 @@ def score_subject(
         raise DataError(
             f"expected a label file for subject {subject.id}, found none", hint="evaluate labelled subjects only"
         )
-    volumes = read_images({name: subject.images[name] for name in modalities}, modalities)
+    _, volumes = read_images({name: subject.images[name] for name in modalities}, modalities)
     truth = read_label(subject.label, card)
     require_same_grid(volumes[0], truth, modalities[0], "the label")
     images = np.stack([normalise(volume.data, normalisation) for volume in volumes])

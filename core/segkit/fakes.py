@@ -20,8 +20,10 @@ from numpy.typing import NDArray
 from segkit.cards import CommandCard, DatasetCard, Label, LossCard, ModelCard, RuntimeCard, SamplerCard
 from segkit.dataset import Subject
 from segkit.hookspecs import hookimpl
-from segkit.registry import KINDS, Entry, Registry
-from segkit.volume import Volume, write_volume
+from segkit.installed import KINDS, Entry
+from segkit.nifti import write_volume
+from segkit.registry import Registry
+from segkit.volume import Volume
 
 if TYPE_CHECKING:
     import torch

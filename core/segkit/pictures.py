@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from segkit.dataset import IGNORE
 from segkit.errors import MissingExtra
-from segkit.volume import write_bytes
+from segkit.files import write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

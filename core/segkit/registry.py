@@ -7,103 +7,22 @@ for who asks for it. Installing a plugin means trusting it: its code runs when i
 
 from __future__ import annotations
 
-import contextlib
-import difflib
-import importlib
-import importlib.metadata
 import os
-import re
-import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any
 
-from segkit.cards import API, Card, CommandCard, DatasetCard, LossCard, ModelCard, RuntimeCard, SamplerCard
-from segkit.errors import AmbiguousName, MissingExtra, PluginError, SegkitError, UnknownName, UsageError
+from segkit.cards import API, Card
+from segkit.errors import AmbiguousName, MissingExtra, SegkitError, UnknownName, UsageError
+from segkit.installed import Entry, Kind, describe, installed_entries, normalise
+from segkit.loader import Failure, Status, load_cards, stdout_kept
 
 if TYPE_CHECKING:
     import torch
 
-Kind = Literal["model", "dataset", "loss", "sampler", "runtime", "command"]
-Status = Literal["ok", "disabled", "ambiguous", "shadowed", "broken", "incompatible"]
-Stage = Literal["import", "validate", "register", "call", "card", "factory"]
 
-KINDS: Mapping[Kind, str] = {
-    "model": "models",
-    "dataset": "datasets",
-    "loss": "losses",
-    "sampler": "samplers",
-    "runtime": "runtimes",
-    "command": "commands",
-}
-"""The kinds and their plurals: `segkit.<plural>` is the entry-point group, `segkit_<plural>` the hook."""
-CARDS: Mapping[Kind, type[Card]] = {
-    "model": ModelCard,
-    "dataset": DatasetCard,
-    "loss": LossCard,
-    "sampler": SamplerCard,
-    "runtime": RuntimeCard,
-    "command": CommandCard,
-}
-"""The card that the hook of each kind returns."""
-OWN_DISTRIBUTION = "segkit3d"
-"""The distribution whose entry points are the built-ins."""
 CORE_COMMANDS = ("models", "plugins", "data", "train", "evaluate")
 """Sub-commands that are no plugins, and that no plugin replaces."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One entry point, known from metadata alone.
-
-    Attributes:
-        kind: what it gives.
-        name: its public name.
-        value: the plugin module.
-        distribution: normalised name of the distribution that brings it.
-        version: version of that distribution.
-    """
-
-    kind: Kind
-    name: str
-    value: str
-    distribution: str
-    version: str
-
-    @property
-    def qualified(self) -> str:
-        """The name that always works: `distribution:name`."""
-        return f"{self.distribution}:{self.name}"
-
-    @property
-    def builtin(self) -> bool:
-        """Whether segkit itself brings it."""
-        return self.distribution == OWN_DISTRIBUTION
-
-    def is_called(self, name: str) -> bool:
-        """Whether a bare or a qualified name means this entry."""
-        distribution, colon, bare = name.rpartition(":")
-        return bare == self.name and (not colon or _normalise(distribution) == self.distribution)
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why a plugin does not work."""
-
-    entry: Entry
-    stage: Stage
-    error: str
-    status: Status = "broken"
-    cause: BaseException | None = field(default=None, repr=False, compare=False)
-
-    def raise_for(self) -> NoReturn:
-        """Raise what someone who asked for this plugin should read."""
-        entry = self.entry
-        raise PluginError(
-            f"expected {entry.kind} {entry.name!r} from {entry.distribution} {entry.version}, "
-            f"it is {self.status} at stage {self.stage!r}: {self.error}",
-            hint=f"run: segkit plugins doctor {entry.distribution}",
-        ) from self.cause
 
 
 @dataclass(frozen=True)
@@ -163,7 +82,7 @@ class Registry:
     @classmethod
     def from_environment(cls, switches: Switches | None = None) -> Registry:
         """The registry of this interpreter, from the metadata of what is installed; nothing is imported."""
-        return cls(list(_installed()), switches or Switches.from_environment())
+        return cls(list(installed_entries()), switches or Switches.from_environment())
 
     def list(self, kind: Kind) -> list[tuple[Entry, Status]]:
         """All entries of a kind and their status as far as metadata tells it, sorted by name."""
@@ -220,7 +139,7 @@ class Registry:
         """Load the plugin behind an entry; a failure is returned, not raised."""
         key = (entry.kind, entry.value)
         if key not in self._loaded:
-            self._loaded[key] = _load(entry)
+            self._loaded[key] = load_cards(entry)
         cards = self._loaded[key]
         if isinstance(cards, Failure):
             return Failure(entry, cards.stage, cards.error, cards.status, cards.cause)
@@ -251,10 +170,10 @@ class Registry:
         if isinstance(card, Failure):
             return card
         try:
-            with _stdout_kept():
+            with stdout_kept():
                 return card.load()
         except (Exception, SystemExit) as error:
-            return Failure(entry, "factory", _describe(error), cause=error)
+            return Failure(entry, "factory", describe(error), cause=error)
 
     def build_model(
         self, name: str, in_channels: int, classes: int, options: Mapping[str, Any] | None = None
@@ -290,13 +209,13 @@ class Registry:
             raise MissingExtra("torch", "train", "a network") from None
         factory = self.build("model", name)
         try:
-            with _stdout_kept():
+            with stdout_kept():
                 network = factory(in_channels, classes, **options)
         except SegkitError:
             raise
         except (Exception, SystemExit) as error:
             chosen = "".join(f", {key}={value!r}" for key, value in options.items())
-            built = f"called with ({in_channels}, {classes}{chosen}), {_describe(error)}"
+            built = f"called with ({in_channels}, {classes}{chosen}), {describe(error)}"
             Failure(entry, "factory", built, cause=error).raise_for()
         if not isinstance(network, nn.Module):
             Failure(entry, "factory", f"expected a torch.nn.Module, got {type(network).__name__}").raise_for()
@@ -325,119 +244,9 @@ def switched_off(what: str, name: str) -> UsageError:
     )
 
 
-def _installed() -> Iterable[Entry]:
-    """The entry points of segkit's groups, each distribution once: the first on the path is the one imported."""
-    groups = {f"segkit.{plural}": kind for kind, plural in KINDS.items()}
-    seen = set()
-    for distribution in importlib.metadata.distributions():
-        try:
-            points = [point for point in distribution.entry_points if point.group in groups]
-            if not points:
-                continue
-            name, version = _normalise(distribution.metadata["Name"]), distribution.version
-        except Exception:  # noqa: S112 -- what an interrupted uninstall leaves; `unreadable_distributions` tells
-            continue
-        if name in seen:
-            continue
-        seen.add(name)
-        for point in points:
-            yield Entry(groups[point.group], point.name, point.value, name, version)
-
-
-def _load(entry: Entry) -> list[Card] | Failure:
-    """Import, register, validate and call one plugin module in a manager of its own: failing leaves nothing behind."""
-    import pluggy
-
-    from segkit import hookspecs
-
-    stage: Stage = "import"
-    try:
-        with _stdout_kept():
-            module = importlib.import_module(entry.value)
-        stage = "register"
-        manager = pluggy.PluginManager("segkit")
-        manager.add_hookspecs(hookspecs)
-        manager.register(module, entry.value)
-        stage = "validate"
-        unknown = _unknown_hooks(module)
-        if unknown:
-            return Failure(entry, stage, unknown)
-        stage = "call"
-        hook = f"segkit_{KINDS[entry.kind]}"
-        with _stdout_kept():
-            returned = getattr(manager.hook, hook)()
-    except (Exception, SystemExit) as error:
-        return Failure(entry, stage, _describe(error), cause=error)
-    kind = CARDS[entry.kind]
-    cards: list[Card] = []
-    for found in returned:
-        strange = [found] if not isinstance(found, (list, tuple)) else [c for c in found if not isinstance(c, kind)]
-        if strange:
-            got = f"a {type(strange[0]).__name__}" + ("" if isinstance(found, (list, tuple)) else " and no list")
-            return Failure(entry, "card", f"expected a list of {kind.__name__} from {hook}, got {got}")
-        cards += found
-    return cards
-
-
-def _unknown_hooks(module: Any) -> str:
-    """What is wrong with the names of a module's hooks, or an empty string."""
-    from segkit import hookspecs
-
-    known = [name for name in vars(hookspecs) if name.startswith("segkit_")]
-    marks = {name: getattr(value, "segkit_impl", None) for name, value in vars(module).items()}
-    marked = [mark.get("specname") or name for name, mark in marks.items() if isinstance(mark, dict)]
-    for name in marked:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            return f"unknown hook {name!r}" + (
-                f", did you mean {close[0]!r}?" if close else f", known: {', '.join(known)}"
-            )
-    return "" if marked else f"no hook: expected one of {', '.join(known)} marked with @segkit.hookimpl"
-
-
-def _stdout_kept() -> contextlib.AbstractContextManager[object]:
-    """What a plugin prints while it loads goes to standard error: standard output is the answer, often JSON."""
-    return contextlib.redirect_stdout(sys.stderr)
-
-
-def _describe(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def _normalise(name: str) -> str:
-    """A distribution's name as PEP 503 compares it."""
-    return re.sub(r"[-_.]+", "-", name).lower()
-
-
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def _is_named(entry: Entry, names: Sequence[str]) -> bool:
-    return any(entry.is_called(name) or _normalise(name) == entry.distribution for name in names)
-
-
-def shadowed_distributions() -> dict[str, list[str]]:
-    """Distributions with segkit plugins that are on the path more than once, and where; the first is the one in use."""
-    places: dict[str, list[str]] = {}
-    for distribution in importlib.metadata.distributions():
-        with contextlib.suppress(Exception):  # see `unreadable_distributions`
-            if any(point.group.startswith("segkit.") for point in distribution.entry_points):
-                place = f"{distribution.locate_file('')} ({distribution.version})"
-                found = places.setdefault(_normalise(distribution.metadata["Name"]), [])
-                if place not in found:
-                    found.append(place)
-    return {name: found for name, found in places.items() if len(found) > 1}
-
-
-def unreadable_distributions() -> dict[str, str]:
-    """Folders of metadata that cannot be read, and why; their plugins, if any, are left out."""
-    unreadable = {}
-    for distribution in importlib.metadata.distributions():
-        try:
-            if distribution.entry_points:
-                _normalise(distribution.metadata["Name"])
-        except Exception as error:
-            unreadable[str(getattr(distribution, "_path", distribution))] = _describe(error)
-    return unreadable
+    return any(entry.is_called(name) or normalise(name) == entry.distribution for name in names)

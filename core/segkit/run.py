@@ -21,8 +21,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from segkit.cards import Label, Size
 from segkit.errors import DataError
+from segkit.files import write_bytes
 from segkit.preprocess import Normalisation
-from segkit.volume import write_bytes
 
 if TYPE_CHECKING:
     import torch

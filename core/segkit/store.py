@@ -119,7 +119,7 @@ def _prepare_one(
     subject: Subject, card: DatasetCard, modalities: Sequence[str], normalisation: Normalisation, target: Path
 ) -> list[float]:
     assert subject.label is not None  # noqa: S101 - checked when its record was made
-    volumes = read_images({name: subject.images[name] for name in modalities}, modalities)
+    _, volumes = read_images({name: subject.images[name] for name in modalities}, modalities)
     label = read_label(subject.label, card)
     require_same_grid(volumes[0], label, modalities[0], "the label")
     foreground = np.flatnonzero((label.data > 0) & (label.data != IGNORE))

@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 
 import segkit
 from segkit.errors import DataError, OutputExists, UnknownName, UsageError
-from segkit.volume import Volume, write_bytes, write_volume
+from segkit.files import write_bytes
+from segkit.nifti import write_volume
+from segkit.volume import Volume
 from segkit_phantom import presets
 from segkit_phantom.acquisition import acquire
 from segkit_phantom.anatomy import Head, make_head

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit.errors import DataError, MissingExtra, UsageError
-from segkit.volume import write_bytes
+from segkit.files import write_bytes
 from segkit_phantom.fields import Array, blur, signed_distance_mm
 
 DEEP_GM, VENTRICLE, CEREBELLUM, BRAIN_STEM = 1, 2, 3, 4

@@ -9,7 +9,8 @@ from click.testing import CliRunner, Result
 
 from segkit.cli import cli
 from segkit.errors import UnknownName, UsageError
-from segkit.registry import KINDS, Registry
+from segkit.installed import KINDS
+from segkit.registry import Registry
 
 
 def segkit(*arguments: str) -> Result:

@@ -18,7 +18,8 @@ from segkit.dataset import (
     signal_mask,
 )
 from segkit.errors import DataError, UsageError, VolumeError
-from segkit.volume import Volume, write_volume
+from segkit.nifti import write_volume
+from segkit.volume import Volume
 
 CARD = DatasetCard(
     name="heads",

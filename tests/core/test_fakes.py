@@ -13,7 +13,7 @@ from segkit.cli import cli
 from segkit.conformance import assert_model_conforms
 from segkit.dataset import find_subjects
 from segkit.fakes import fake_registry
-from segkit.registry import KINDS
+from segkit.installed import KINDS
 from segkit.store import prepare
 
 

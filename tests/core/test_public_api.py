@@ -9,7 +9,7 @@ import inspect
 import pytest
 
 import segkit
-from segkit import cards, hookspecs, registry
+from segkit import cards, hookspecs, installed, loader, registry
 
 NAMES = [
     "Card",
@@ -79,9 +79,9 @@ def test_hooks_are_these_with_these_signatures():
 
 
 def test_every_kind_has_a_hook_and_a_card():
-    assert {f"segkit_{plural}" for plural in registry.KINDS.values()} == set(HOOKS)
-    assert {kind: card.__name__ for kind, card in registry.CARDS.items()} == {
-        kind: HOOKS[f"segkit_{plural}"].partition("[")[2].rstrip("]'") for kind, plural in registry.KINDS.items()
+    assert {f"segkit_{plural}" for plural in installed.KINDS.values()} == set(HOOKS)
+    assert {kind: card.__name__ for kind, card in loader.CARDS.items()} == {
+        kind: HOOKS[f"segkit_{plural}"].partition("[")[2].rstrip("]'") for kind, plural in installed.KINDS.items()
     }
 
 

@@ -11,7 +11,9 @@ from torch import nn
 
 from segkit import Registry
 from segkit.errors import AmbiguousName, MissingExtra, PluginError, UnknownName, UsageError
-from segkit.registry import OWN_DISTRIBUTION, Entry, Failure, Switches
+from segkit.installed import OWN_DISTRIBUTION, Entry
+from segkit.loader import Failure
+from segkit.registry import Switches
 
 CARD = """
 from segkit import LossCard, ModelCard, hookimpl

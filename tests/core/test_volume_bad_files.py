@@ -18,7 +18,7 @@ from nibabel.nifti1 import Nifti1Header
 from nibabel.nifti2 import Nifti2Header
 
 from segkit.errors import VolumeError
-from segkit.volume import MAX_VOLUME_BYTES, read_volume
+from segkit.nifti import MAX_VOLUME_BYTES, read_volume
 
 SHAPE = (6, 5, 4)
 AFFINE = np.array([[1.0, 0, 0, -3], [0, 1.5, 0, -4], [0, 0, 2.0, 5], [0, 0, 0, 1]])

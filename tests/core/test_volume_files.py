@@ -14,7 +14,9 @@ from nibabel.nifti1 import Nifti1Header, Nifti1Image
 from nibabel.nifti2 import Nifti2Header, Nifti2Image
 
 from segkit.errors import UsageError, VolumeError
-from segkit.volume import Volume, read_volume, write_bytes, write_volume
+from segkit.files import write_bytes
+from segkit.nifti import read_volume, write_volume
+from segkit.volume import Volume
 
 DTYPES = ["u1", "i1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8"]
 AFFINE = np.array([[-1.5, 0, 0, 90], [0, 0, 2, -126], [0, 1, 0, -72], [0, 0, 0, 1.0]])

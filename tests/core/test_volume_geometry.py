@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segkit.errors import VolumeError
-from segkit.volume import Volume, read_volume, require_same_grid, write_volume
+from segkit.nifti import read_volume, write_volume
+from segkit.volume import Volume, require_same_grid
 
 ORIENTATIONS = [
     np.diag(signs)[:, order]

@@ -6,7 +6,8 @@ SCRIPT = """
 import json
 import multiprocessing
 
-from segkit.registry import KINDS, Registry
+from segkit.installed import KINDS
+from segkit.registry import Registry
 
 
 def everything():

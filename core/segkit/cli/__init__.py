@@ -30,7 +30,7 @@ class _Commands(click.Group):
         return [*_BUILTIN, *(name for name in plugged if name not in _BUILTIN)]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        from segkit.registry import Failure
+        from segkit.loader import Failure
 
         if cmd_name in _BUILTIN:
             module, _, attribute = _BUILTIN[cmd_name][0].partition(":")
@@ -48,7 +48,7 @@ class _Commands(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the help's list; only segkit's own plugin modules are asked for their line, and they are light."""
-        from segkit.registry import Failure
+        from segkit.loader import Failure
 
         registry = _registry(ctx)
         entries = [entry for entry, status in registry.list("command") if status == "ok" and entry.name not in _BUILTIN]

@@ -8,13 +8,14 @@ from typing import Any
 
 import click
 
-from segkit.cli.options import choose_device, device_option, json_option
+from segkit.cli.device import choose_device, device_option
+from segkit.cli.options import json_option
 from segkit.cli.output import print_json, print_table, progress_bar
 from segkit.dataset import find_subjects
 from segkit.errors import UsageError
+from segkit.files import write_bytes
 from segkit.registry import Registry
 from segkit.run import Run
-from segkit.volume import write_bytes
 
 
 @click.command(epilog="Example: segkit evaluate runs/first --data data/iseg-test")
@@ -44,7 +45,7 @@ def evaluate(registry: Registry, folder: Path, data: Path | None, device: str, a
     from segkit.inference.torch_engine import TorchEngine
     from segkit.pictures import save_overlay
 
-    engine = TorchEngine(network, device)
+    engine = TorchEngine(network, device=device)
     scores = []
     with progress_bar() as bar:
         for subject in subjects:

@@ -6,12 +6,9 @@ from collections.abc import Sequence
 
 import click
 
-from segkit.errors import MissingExtra, UsageError
+from segkit.errors import UsageError
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-device_option = click.option(
-    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where torch runs."
-)
 
 
 def parse_options(pairs: Sequence[str]) -> dict[str, int | float | str | bool]:
@@ -54,23 +51,3 @@ class Triple(click.ParamType[tuple[int, int, int]]):
             self.fail(f"expected three sizes such as 64,64,64, got {value!r}", param, ctx)
         x, y, z = (int(part) for part in parts)
         return x, y, z
-
-
-def choose_device(name: str) -> str:
-    """The torch device for a choice of `device_option`, checked.
-
-    Raises:
-        MissingExtra: torch is not installed.
-        UsageError: CUDA was asked for and there is none.
-    """
-    try:
-        import torch
-    except ImportError:
-        raise MissingExtra("torch", "train", "training") from None
-    there = torch.cuda.is_available()
-    if name == "cuda" and not there:
-        raise UsageError(
-            "expected a CUDA device for --device cuda, torch finds none",
-            hint="use --device cpu, or install a CUDA build of torch",
-        )
-    return "cuda" if there and name != "cpu" else "cpu"

@@ -13,15 +13,9 @@ import click
 from segkit.cli.options import json_option
 from segkit.cli.output import print_json, print_table, progress_bar
 from segkit.errors import UnknownName
-from segkit.registry import (
-    KINDS,
-    Entry,
-    Failure,
-    Registry,
-    shadowed_distributions,
-    switched_off,
-    unreadable_distributions,
-)
+from segkit.installed import KINDS, Entry, shadowed_distributions, unreadable_distributions
+from segkit.loader import Failure
+from segkit.registry import Registry, switched_off
 
 _TIMEOUT_SECONDS = 120
 
@@ -30,7 +24,9 @@ _HEAVY = ("torch", "onnx", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx"
 
 _PROBE = """
 import json, os, sys, time
-from segkit.registry import Entry, Failure, Registry, Switches
+from segkit.installed import Entry
+from segkit.loader import Failure
+from segkit.registry import Registry, Switches
 asked = json.loads(sys.argv[1])
 entry = Entry(**asked["entry"])
 registry = Registry([entry], Switches())
@@ -91,10 +87,12 @@ def show(registry: Registry, name: str, as_json: bool) -> None:
             facts[-1] |= {"status": "ok", **dataclasses.asdict(card)}
     if as_json:
         print_json({"schema": 1, "plugins": facts})
-        return
-    for fact in facts:
-        print_table([{"": key, fact["name"]: _text(value)} for key, value in fact.items() if key != "name"])
-        click.echo()
+    else:
+        for fact in facts:
+            print_table([{"": key, fact["name"]: _text(value)} for key, value in fact.items() if key != "name"])
+            click.echo()
+    if any(fact["status"] != "ok" for fact in facts):
+        sys.exit(1)
 
 
 @plugins.command(epilog="Example: segkit plugins doctor segkit-example")

@@ -9,7 +9,8 @@ from typing import Any
 
 import click
 
-from segkit.cli.options import Triple, choose_device, device_option, parse_options
+from segkit.cli.device import choose_device, device_option
+from segkit.cli.options import Triple, parse_options
 from segkit.cli.output import progress_bar
 from segkit.dataset import find_subjects, select_modalities
 from segkit.errors import OutputExists, UnknownName, UsageError
@@ -137,7 +138,7 @@ def _new_run(
             f"expected {card.in_channels} modalities for {model}, got {', '.join(modalities)}",
             hint="choose them with --modality",
         )
-    from segkit.volume import read_volume
+    from segkit.nifti import read_volume
 
     spacings = [read_volume(s.images[modalities[0]]).canonical().spacing_mm for s in subjects]
     optimizer = chosen["optimizer"]

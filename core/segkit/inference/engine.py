@@ -13,11 +13,13 @@ class Engine(Protocol):
 
     Attributes:
         runtime: name of the runtime, for example "openvino".
+        version: version of the runtime.
         device: where it really runs, for example "cpu" or "cuda:0".
         precision: what it really computes in, for example "fp32".
     """
 
     runtime: str
+    version: str
     device: str
     precision: str
 

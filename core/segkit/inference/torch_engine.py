@@ -17,12 +17,18 @@ class TorchEngine:
     Args:
         network: maps (B, C, X, Y, Z) to (B, K, X, Y, Z).
         device: where it runs; the module is moved there.
+        threads: CPU threads of the whole process, or None to leave them as they are.
     """
 
     runtime = "torch"
     precision = "fp32"
 
-    def __init__(self, network: torch.nn.Module, device: str = "cpu") -> None:
+    def __init__(self, network: torch.nn.Module, *, device: str = "cpu", threads: int | None = None) -> None:
+        import torch
+
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self.version = str(torch.__version__)
         self.device = device
         self._network = network.to(device).eval()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segkit.errors import DataError
-from segkit.volume import write_bytes
+from segkit.files import write_bytes
 
 if TYPE_CHECKING:
     import torch

@@ -17,6 +17,7 @@ import numpy as np
 
 from segkit.dataset import IGNORE
 from segkit.errors import SegkitError
+from segkit.files import write_bytes
 from segkit.inference import Tiling, segment_volume
 from segkit.inference.torch_engine import TorchEngine
 from segkit.metrics import confusion_matrix, dice, mean_dice
@@ -24,7 +25,6 @@ from segkit.run import Run
 from segkit.store import PreparedSubject
 from segkit.training.batches import Sampler, draw_batch
 from segkit.training.checkpoint import Progress, load_checkpoint, save_checkpoint, save_weights
-from segkit.volume import write_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -73,7 +73,8 @@ class Trainer:
         config = self.run.config
         torch.manual_seed(config.seed)
         network = self.registry.build_model(config.model, len(config.modalities), len(config.labels), config.options)
-        network.to(self.device)
+        # Channels last is the layout that convolutions compute in: on CPUs up to a third of the step is saved.
+        network.to(self.device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         loss_function = self.registry.build("loss", config.loss)()
         sampler: Sampler = self.registry.build("sampler", config.sampler)()
         optimizer = self._optimizer(network)
@@ -129,7 +130,7 @@ class Trainer:
         torch.manual_seed(int(np.random.SeedSequence([config.seed, step]).generate_state(1)[0]))
         images, target = draw_batch(self.train, sampler, config.patch, config.batch_size, config.seed, step)
         optimizer.zero_grad(set_to_none=True)
-        logits = network(torch.from_numpy(images).to(self.device))
+        logits = network(torch.from_numpy(images).to(self.device, memory_format=torch.channels_last_3d))
         loss = loss_function(logits, torch.from_numpy(target).to(self.device), IGNORE)
         value = float(loss.detach())
         if not math.isfinite(value):
@@ -151,7 +152,7 @@ class Trainer:
     def _validate(self, network: torch.nn.Module, progress: Progress, stop: _StopRequest) -> dict[str, Any]:
         """Score whole held-out volumes, tiled without overlap: a third of the time of the final evaluation's tiling."""
         config = self.run.config
-        engine = TorchEngine(network, self.device)
+        engine = TorchEngine(network, device=self.device)
         tiling = Tiling(config.patch, overlap=0.0, blending="constant")
         scores = []
         for subject in self.held_out:

@@ -11,7 +11,7 @@ import pytest
 
 from segkit.dataset import find_subjects, read_images, read_label
 from segkit.errors import OutputExists, UnknownName, UsageError
-from segkit.volume import read_volume
+from segkit.nifti import read_volume
 from segkit_phantom import make as module
 from segkit_phantom import segkit_datasets
 from segkit_phantom.layout import find

@@ -1,0 +1,28 @@
+"""Writing files so that a reader sees the old one or the new one, never half of one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from segkit.errors import UsageError
+
+
+def write_bytes(path: Path, payload: bytes) -> None:
+    """Write a file in one step: a reader sees the old file or the new one, never half of one.
+
+    Raises:
+        UsageError: it cannot be written there.
+    """
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            draft.write_bytes(payload)
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"expected to write {path}, found: {error.strerror or error}", hint="free space, or choose another place"
+        ) from error

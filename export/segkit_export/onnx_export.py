@@ -1,0 +1,137 @@
+"""From a torch module to ONNX bytes: checked, the same each time, and with nothing in them about this machine."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from segkit.cards import Size
+from segkit_export.errors import ExportFailed
+
+if TYPE_CHECKING:
+    import torch
+
+OPSET = 20
+"""The ONNX operator set: every runtime and both TensorRT parsers read it, and it has all that fp32 needs."""
+
+INPUT, OUTPUT = "image", "logits"
+
+_NOISY = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
+
+
+def to_onnx(
+    network: torch.nn.Module, in_channels: int, patch: Size, metadata: Mapping[str, str] | None = None
+) -> bytes:
+    """Trace a network and return it as one ONNX file without external data.
+
+    The shape is static: batch 1 and one patch size. Batch norms are folded into the convolutions before them.
+
+    Args:
+        network: in eval mode, maps (1, C, X, Y, Z) float32 to logits (1, K, X, Y, Z).
+        in_channels: number of modalities C.
+        patch: size (x, y, z) in voxels.
+        metadata: written into the file's `metadata_props`.
+
+    Returns:
+        The file, with the input `image` and the output `logits`.
+
+    Raises:
+        ExportFailed: the network cannot be traced, an operator has no ONNX form, the file is not valid, or the output
+            is not logits of the input's size.
+    """
+    import onnx
+
+    model = _trace(network, in_channels, patch)
+    _strip(model.graph)
+    for function in model.functions:
+        _strip(function)
+    model.ClearField("doc_string")
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(model, dict(sorted((metadata or {}).items())))
+    _require_logits(model.graph, patch)
+    try:
+        content: bytes = model.SerializeToString(deterministic=True)
+        onnx.checker.check_model(content, full_check=True)
+    except Exception as error:
+        raise ExportFailed(f"expected valid ONNX, the checker says: {_reason(error)}") from error
+    return content
+
+
+def _trace(network: torch.nn.Module, in_channels: int, patch: Size) -> Any:
+    import torch
+
+    example = torch.zeros(1, in_channels, *patch)
+    with _quiet():
+        try:
+            program = torch.onnx.export(
+                network,
+                (example,),
+                dynamo=True,
+                opset_version=OPSET,
+                external_data=False,
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                verbose=False,
+            )
+        except Exception as error:
+            raise ExportFailed(
+                f"expected a network that torch can export to ONNX opset {OPSET}, {type(network).__name__} is not: "
+                f"{_reason(error)}",
+                hint="keep to operations that torch.export traces, without branches that depend on voxel values",
+            ) from error
+    assert program is not None  # noqa: S101 - with dynamo=True there is always a program
+    return program.model_proto
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the exporter's own loggers and its warnings about torch's future, and only here."""
+    loggers = [logging.getLogger(name) for name in _NOISY]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _strip(graph: Any) -> None:
+    """Drop what the exporter notes beside the graph: stack traces with paths of the source, and its book-keeping."""
+    parts = [graph, *graph.node, *graph.value_info]
+    if hasattr(graph, "initializer"):
+        parts += [*graph.initializer, *graph.input, *graph.output]
+    for part in parts:
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+    for node in graph.node:
+        for attribute in node.attribute:
+            attribute.ClearField("doc_string")
+            for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
+                _strip(inner)
+
+
+def _require_logits(graph: Any, patch: Size) -> None:
+    """Refuse a network that does not keep to the contract of a model."""
+    shapes = [[dimension.dim_value for dimension in out.type.tensor_type.shape.dim] for out in graph.output]
+    if len(shapes) != 1 or len(shapes[0]) != 5 or shapes[0][0] != 1 or tuple(shapes[0][2:]) != patch:
+        wanted = ", ".join(map(str, patch))
+        found = " and ".join(str(tuple(shape)) for shape in shapes) or "nothing"
+        raise ExportFailed(
+            f"expected one output of shape (1, classes, {wanted}), the network gives {found}",
+            hint="a model returns logits of the size of its input and nothing else",
+        )
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of the error at the bottom of a chain: the exporter wraps it in pages of advice."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

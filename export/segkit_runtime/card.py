@@ -1,0 +1,149 @@
+"""The card of a bundle: its manifest for people to read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from segkit_runtime.manifest import Manifest
+
+
+def render_card(manifest: Manifest) -> str:
+    """Write a manifest as Markdown; the same manifest gives the same text."""
+    blocks = [
+        f"# {_plain(manifest.name)}",
+        f"**{_plain(manifest.intended_use)}**",
+        _inputs(manifest),
+        _labels(manifest),
+        _weights(manifest),
+        _network(manifest),
+        _proofs(manifest),
+        _engines(manifest),
+        _limits(manifest),
+        _software(manifest),
+    ]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _inputs(manifest: Manifest) -> str:
+    spacing = manifest.spacing
+    sizes = "any" if spacing is None else f"{_by(spacing.least_mm)} to {_by(spacing.most_mm)} mm"
+    tiles = manifest.inference
+    facts = [
+        f"Modalities, in order: {', '.join(_plain(name) for name in manifest.modalities)}",
+        f"Voxel sizes along {manifest.orientation} axes: {sizes}",
+        f"Normalisation: {manifest.normalisation}",
+        f"Patches of {_by(tiles.patch)} voxels, overlap {tiles.overlap:g}, blending {tiles.blending}",
+    ]
+    return "## What it takes\n\n" + _list(facts)
+
+
+def _labels(manifest: Manifest) -> str:
+    rows = [(str(index), str(label.code), label.name) for index, label in enumerate(manifest.labels)]
+    return "## What it gives\n\n" + _table(("class", "code in files", "name"), rows)
+
+
+def _weights(manifest: Manifest) -> str:
+    weights = manifest.weights
+    if not weights.trained:
+        text = "**Untrained**: these are the network's first, random weights. Its output means nothing."
+        return f"## Weights\n\n{text}"
+    facts = [
+        f"Trained on: {_plain(weights.dataset or 'not recorded')}",
+        f"Subjects trained on: {len(weights.train_subjects)}, held out: {len(weights.held_out_subjects)}",
+        f"Checkpoint SHA-256: {weights.sha256 or 'not recorded'}",
+    ]
+    text = "## Weights\n\n" + _list(facts)
+    if weights.dice is None:
+        return text + "\n\nNot evaluated on held-out subjects."
+    rows = [(name, f"{100 * value:.2f}") for name, value in weights.dice.items()]
+    return text + "\n\n" + _table(("class", "Dice on held-out subjects, %"), rows)
+
+
+def _network(manifest: Manifest) -> str:
+    network = manifest.network
+    facts = [
+        f"Model: {_plain(network.model)} {_plain(network.version)}",
+        f"Options: {', '.join(f'{key} = {value}' for key, value in network.options.items()) or 'none'}",
+        f"Parameters: {network.parameters:,}",
+        f"Multiply-accumulates for a patch: {network.macs:,}",
+        *(f"Layers: {count} ({_plain(network.layer_rules.get(rule, rule))})" for rule, count in network.layers.items()),
+    ]
+    return "## Network\n\n" + _list(facts)
+
+
+def _proofs(manifest: Manifest) -> str:
+    head = "## Proofs\n\n"
+    if not manifest.proofs:
+        return head + "None: no runtime was held against the trained network."
+    rows = [
+        (
+            f"{proof.runtime} {proof.version}",
+            f"{proof.device}, {proof.precision}",
+            f"{proof.max_abs_logit_difference:.1e} of {proof.max_abs_logit:.3g}",
+            f"{100 * proof.label_agreement:.4f}",
+            f"{100 * proof.least_dice:.4f}",
+            f"{proof.voxels:,}",
+            "yes" if proof.proven else "**no**",
+        )
+        for proof in manifest.proofs
+    ]
+    columns = ("runtime", "where", "largest logit difference", "same labels, %", "least Dice, %", "voxels", "proven")
+    return head + "Each runtime held against torch in fp32, on whole volumes:\n\n" + _table(columns, rows)
+
+
+def _engines(manifest: Manifest) -> str:
+    head = "## Engines\n\n"
+    if not manifest.engines:
+        return head + "None compiled; `model.onnx` runs on onnxruntime and OpenVINO."
+    rows = [
+        (
+            engine.file,
+            f"{engine.runtime} {engine.version}",
+            engine.precision,
+            ", ".join(engine.targets),
+            f"{engine.activation_bytes / 2**20:.0f}",
+            f"{engine.weight_bytes / 2**20:.0f}",
+            engine.status,
+        )
+        for engine in manifest.engines
+    ]
+    columns = ("file", "runtime", "precision", "targets", "activations, MiB", "weights, MiB", "status")
+    return head + _table(columns, rows)
+
+
+def _limits(manifest: Manifest) -> str:
+    facts = [
+        "A segmentation is only as good as the likeness of the images to those the network was trained on.",
+        "Images that are missing a modality, lie on different grids or have other voxel sizes are refused.",
+        "A runtime that is not proven above is refused; another version of a proven one is run with a warning.",
+    ]
+    if any(engine.status == "built, not run" for engine in manifest.engines):
+        facts.append("Engines marked `built, not run` have not been held against the network on a GPU.")
+    return "## Limits\n\n" + _list(facts)
+
+
+def _software(manifest: Manifest) -> str:
+    versions = {"segkit": manifest.segkit_version, **manifest.software}
+    facts = [
+        f"Made {_plain(manifest.created)}, ONNX opset {manifest.opset}, model SHA-256 {manifest.onnx_sha256}",
+        ", ".join(f"{_plain(name)} {_plain(version)}" for name, version in versions.items()),
+    ]
+    return "## Made with\n\n" + _list(facts)
+
+
+def _list(facts: Iterable[str]) -> str:
+    return "\n".join(f"- {fact}" for fact in facts)
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [columns, ["---"] * len(columns), *([_plain(cell) for cell in row] for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _plain(text: str) -> str:
+    """Text that cannot leave its line or its cell."""
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+
+
+def _by(sizes: Iterable[float]) -> str:
+    return " x ".join(f"{size:g}" for size in sizes)

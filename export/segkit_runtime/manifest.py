@@ -1,0 +1,205 @@
+"""The manifest: all that a bundle says of itself, as a versioned schema.
+
+A bundle is a folder of data, never code:
+
+    vnet.segkit/
+      manifest.json     this schema
+      model.onnx        the network, fp32, no external data
+      engines/*.engine  compiled engines, if any
+      card.md           the same for people to read
+      SHA256SUMS        the hash of each of these files
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Hashable, Sequence
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+SCHEMA = 1
+"""The version of the schema that this runtime reads and writes."""
+MAX_CLASSES = 255
+"""Class indices are kept as uint8, and 255 means "ignored" everywhere in segkit."""
+
+Side = Annotated[int, Field(ge=1, le=4096)]
+Size3 = tuple[Side, Side, Side]
+Millimetres = Annotated[float, Field(gt=0)]
+Millimetres3 = tuple[Millimetres, Millimetres, Millimetres]
+Share = Annotated[float, Field(ge=0, le=1)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Name = Annotated[str, Field(min_length=1, max_length=80, pattern=r"^[^\x00-\x1f\x7f]+$")]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Label(_Part):
+    """A class: its index is its place in the list, `code` what is written into files."""
+
+    code: Annotated[int, Field(ge=0, le=65535)]
+    name: Name
+
+
+class Spacing(_Part):
+    """The voxel sizes, in mm along the canonical axes, that the network was trained for."""
+
+    least_mm: Millimetres3
+    most_mm: Millimetres3
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if any(least > most for least, most in zip(self.least_mm, self.most_mm, strict=True)):
+            raise ValueError(f"expected least_mm not above most_mm, got {self.least_mm} and {self.most_mm}")
+        return self
+
+
+class Inference(_Part):
+    """How whole volumes are cut and put together."""
+
+    patch: Size3
+    overlap: Annotated[float, Field(ge=0, le=0.75)]
+    blending: Literal["gaussian", "constant"]
+
+
+class Network(_Part):
+    """Where the network comes from and how large it is.
+
+    Attributes:
+        model: qualified name of the model plugin, `distribution:name`.
+        version: version of that distribution.
+        options: options the network was built with.
+        parameters: number of parameters.
+        layers: number of layers by each counting rule.
+        layer_rules: the text of each rule.
+        macs: multiply-accumulates for one patch.
+    """
+
+    model: str
+    version: str
+    options: dict[str, int | float | str | bool]
+    parameters: int
+    layers: dict[str, int]
+    layer_rules: dict[str, str]
+    macs: int
+
+
+class Weights(_Part):
+    """What the weights are worth.
+
+    Attributes:
+        trained: False for a bare architecture, which is refused for segmentation unless forced.
+        dataset: data set and subjects it was trained on.
+        dice: Dice per class on held-out subjects, 0 to 1, if it was evaluated.
+        sha256: hash of the checkpoint file.
+    """
+
+    trained: bool
+    dataset: str | None = None
+    train_subjects: list[str] = []
+    held_out_subjects: list[str] = []
+    dice: dict[str, Share] | None = None
+    sha256: Sha256 | None = None
+
+
+class Proof(_Part):
+    """One runtime held against torch fp32, on logits of patches and on labels of whole volumes.
+
+    Attributes:
+        runtime: what was run.
+        version: its version.
+        device: where it ran.
+        precision: what it computed in.
+        max_abs_logit_difference: largest difference of a logit.
+        max_abs_logit: largest logit of torch, for scale.
+        label_agreement: share of the voxels of whole volumes that got the same label, 0 to 1.
+        least_dice: least Dice between the two label maps over all classes either of them has, 0 to 1.
+        voxels: voxels compared.
+        volumes: what the volumes were.
+        proven: whether all tolerances were met.
+    """
+
+    runtime: str
+    version: str
+    device: str
+    precision: str
+    max_abs_logit_difference: float
+    max_abs_logit: float
+    label_agreement: Share
+    least_dice: Share
+    voxels: int
+    volumes: list[str]
+    proven: bool
+
+
+class CompiledEngine(_Part):
+    """A compiled engine in the bundle.
+
+    Attributes:
+        file: path inside the bundle.
+        runtime: the module that built it and alone can load it.
+        version: its version; an engine loads only in the version that built it.
+        precision: what it computes in.
+        targets: compute capabilities it was built for.
+        flags: builder flags.
+        onnx_sha256: the ONNX it was built from.
+        build_seconds: how long the build took.
+        activation_bytes: device memory for activations, as the builder reports it.
+        weight_bytes: device memory for weights, as the builder reports it.
+        status: "built, not run" until it has been held against torch on a GPU.
+    """
+
+    file: str
+    runtime: str
+    version: str
+    precision: str
+    targets: list[str]
+    flags: list[str]
+    onnx_sha256: Sha256
+    build_seconds: float
+    activation_bytes: int
+    weight_bytes: int
+    status: Literal["built, not run", "proven"]
+
+
+class Manifest(_Part):
+    """All that a scanner needs to know of a bundle."""
+
+    schema_version: Literal[1] = 1
+    name: Name
+    created: str
+    segkit_version: str
+    modalities: Annotated[list[Name], Field(min_length=1)]
+    orientation: Literal["RAS"] = "RAS"
+    spacing: Spacing | None
+    normalisation: Literal["zscore-nonzero", "none"]
+    inference: Inference
+    labels: Annotated[list[Label], Field(min_length=2, max_length=MAX_CLASSES)]
+    network: Network
+    weights: Weights
+    opset: int
+    onnx_sha256: Sha256
+    proofs: list[Proof]
+    engines: list[CompiledEngine]
+    software: dict[str, str]
+    intended_use: str = "Research only. Not a medical device."
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        _require_unique("modalities", self.modalities)
+        _require_unique("label codes", [label.code for label in self.labels])
+        _require_unique("label names", [label.name for label in self.labels])
+        return self
+
+    def to_json(self) -> bytes:
+        """The one way a manifest is written: UTF-8, sorted keys, indent 1, a newline at the end."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
+        return (text + "\n").encode()
+
+
+def _require_unique(what: str, values: Sequence[Hashable]) -> None:
+    twice = next((value for i, value in enumerate(values) if value in values[:i]), None)
+    if twice is not None:
+        raise ValueError(f"expected different {what}, got {twice!r} twice")

@@ -1,0 +1,150 @@
+"""What a segmentation gives: labels on the first modality's own grid, volumes, and how they came about."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from segkit.errors import OutputExists, UsageError
+from segkit.files import write_bytes
+from segkit.nifti import require_nifti_name, write_volume
+from segkit.volume import Volume
+
+REPORT_SCHEMA = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """A segmented head.
+
+    Attributes:
+        labels: (X, Y, Z) label codes, uint8 or uint16, on the grid and with the header of the first modality's file.
+        indices: (X, Y, Z) class indices, uint8, in canonical orientation.
+        codes: label name -> code in `labels`, background first.
+        volumes_ml: label name -> volume in millilitres; background is left out, since its volume is that of the image.
+        timings_s: stage -> seconds: load, read, normalise, infer, restore.
+        tiles: patches that were run.
+        runtime: name of the runtime that ran them.
+        version: its version.
+        device: where it ran.
+        precision: what it computed in.
+        bundle_name: name in the bundle's manifest.
+        bundle_id: SHA-256 of the bundle's manifest.
+        trained: whether the bundle's weights were trained at all.
+        intended_use: what the bundle says of its use.
+        warnings: what a reader of the labels should know.
+        peak_mib: largest memory the process has held so far, where the system tells.
+    """
+
+    labels: Volume
+    indices: Volume = field(repr=False)
+    codes: Mapping[str, int]
+    volumes_ml: Mapping[str, float]
+    timings_s: Mapping[str, float]
+    tiles: int
+    runtime: str
+    version: str
+    device: str
+    precision: str
+    bundle_name: str
+    bundle_id: str
+    trained: bool
+    intended_use: str
+    warnings: Sequence[str] = ()
+    peak_mib: float | None = None
+
+    def report(self) -> dict[str, Any]:
+        """All of it but the voxels, as plain values for JSON. It names no input file: such names may name patients."""
+        grid = self.labels
+        return {
+            "schema": REPORT_SCHEMA,
+            "bundle": {"name": self.bundle_name, "id": self.bundle_id, "trained": self.trained},
+            "intended_use": self.intended_use,
+            "runtime": self.runtime,
+            "version": self.version,
+            "device": self.device,
+            "precision": self.precision,
+            "shape": list(grid.shape),
+            "spacing_mm": [round(side, 6) for side in grid.spacing_mm],
+            "orientation": grid.orientation,
+            "affine": grid.affine.tolist(),
+            "labels": dict(self.codes),
+            "volumes_ml": {name: round(value, 6) for name, value in self.volumes_ml.items()},
+            "voxels_sha256": hashlib.sha256(grid.data.tobytes(order="F")).hexdigest(),
+            "tiles": self.tiles,
+            "timings_s": {stage: round(seconds, 4) for stage, seconds in self.timings_s.items()},
+            "peak_mib": None if self.peak_mib is None else round(self.peak_mib, 1),
+            "warnings": list(self.warnings),
+        }
+
+    def save(self, path: str | os.PathLike[str], overwrite: bool = False) -> Path:
+        """Write the labels, and the report as JSON beside them.
+
+        The labels come last and in one step: where they are, their report is too.
+
+        Args:
+            path: a name that ends in .nii or .nii.gz.
+            overwrite: replace what is there.
+
+        Returns:
+            The file of the report.
+
+        Raises:
+            OutputExists: one of the two files is there and `overwrite` is not set.
+            UsageError: the name does not end in .nii or .nii.gz, or the system does not let it be written.
+        """
+        path = Path(path)
+        require_free_output(path, overwrite)
+        report = report_path(path)
+        draft = path.with_name(f".{os.getpid()}.{path.name}")
+        try:
+            write_volume(draft, self.labels)
+            write_bytes(report, (json.dumps(self.report(), indent=1, ensure_ascii=False) + "\n").encode())
+            draft.replace(path)
+        except (OSError, UsageError) as error:
+            reason = error.__cause__ or error
+            raise UsageError(
+                f"expected to write {path}, the system says: {getattr(reason, 'strerror', None) or reason}",
+                hint="free space, or choose another place",
+            ) from error
+        finally:
+            draft.unlink(missing_ok=True)
+        return report
+
+
+def report_path(path: Path) -> Path:
+    """The report that lies beside a label file: seg.nii.gz -> seg.json."""
+    return path.with_name(path.name.removesuffix(".gz").removesuffix(".nii") + ".json")
+
+
+def require_free_output(path: Path, overwrite: bool) -> None:
+    """Refuse an output that cannot be written, before any work is done for it.
+
+    Raises:
+        OutputExists: the labels or their report are there and `overwrite` is not set.
+        UsageError: the name does not end in .nii or .nii.gz, is a folder, or lies where nothing can be written.
+    """
+    require_nifti_name(path)
+    require_free_file(path, overwrite)
+    require_free_file(report_path(path), overwrite)
+
+
+def require_free_file(path: Path, overwrite: bool) -> None:
+    """Refuse one output file that is there already or cannot be written.
+
+    Raises:
+        OutputExists: it is there and `overwrite` is not set.
+        UsageError: it is a folder, or lies where nothing can be written.
+    """
+    if path.is_dir():
+        raise UsageError(f"expected a file to write at {path}, found a folder", hint="name a file inside it")
+    if os.path.lexists(path) and not overwrite:
+        raise OutputExists(f"expected no file at {path} yet, found one", hint="choose another name, or add --overwrite")
+    nearest = next(parent for parent in path.absolute().parents if parent.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise UsageError(f"expected a folder to write {path} into, {nearest} is not one", hint="choose another folder")

@@ -1,0 +1,66 @@
+"""A small U-Net, its ONNX file, and a run that was never trained but has everything a run has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from segkit import Registry
+from segkit.run import Run, RunConfig
+from segkit_export.onnx_export import to_onnx
+
+PATCH = (16, 16, 16)
+OPTIONS = {"width": 4, "levels": 2}
+
+
+def build_unet(registry: Registry, channels: int = 1, classes: int = 4) -> torch.nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        return registry.build_model("unet3d", channels, classes, OPTIONS).eval()
+
+
+@pytest.fixture(scope="session")
+def unet(registry: Registry) -> torch.nn.Module:
+    return build_unet(registry)
+
+
+@pytest.fixture(scope="session")
+def unet_onnx(unet: torch.nn.Module) -> bytes:
+    return to_onnx(unet, 1, PATCH, {"segkit.name": "unet3d"})
+
+
+@pytest.fixture
+def run(tmp_path: Path, phantom_folder: Path, registry: Registry) -> Run:
+    config = RunConfig(
+        model="unet3d",
+        model_version="0.1.0",
+        options=OPTIONS,
+        dataset="phantom",
+        data=phantom_folder,
+        modalities=("T1",),
+        labels=registry.card("dataset", "phantom").labels,
+        ignored=(),
+        train_subjects=("sub-001", "sub-002"),
+        held_out_subjects=("sub-003",),
+        normalisation="zscore-nonzero",
+        least_spacing_mm=(1.9, 1.9, 1.9),
+        most_spacing_mm=(2.1, 2.1, 2.1),
+        patch=(48, 48, 48),
+        loss="dice-ce",
+        sampler="nonempty",
+        optimizer="sgd",
+        learning_rate=0.01,
+        weight_decay=0.0,
+        epochs=1,
+        patches_per_epoch=1,
+        batch_size=1,
+        overlap=0.0,
+        seed=0,
+        software={},
+    )
+    made = Run.create(tmp_path / "run", config)
+    save_file(build_unet(registry).state_dict(), made.best)
+    return made

@@ -1,0 +1,221 @@
+"""Engines: what they say of themselves is what they do, and what they cannot do is an error with a way out."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from segkit.errors import BundleError, MissingExtra, SegkitError, UnknownName, UsageError
+from segkit_runtime.engines import ENGINES, available, open_engine
+from segkit_runtime.engines.onnx_bytes import require_self_contained
+
+RUNTIMES = sorted(ENGINES)
+
+
+@pytest.fixture
+def patches() -> np.ndarray:
+    return np.random.default_rng(0).uniform(0, 30, (1, 2, 8, 9, 10)).astype(np.float32)
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+class TestRun:
+    def test_it_computes_the_networks_logits(self, runtime: str, make_onnx: Callable, patches: np.ndarray) -> None:
+        with contextlib.closing(open_engine(runtime, make_onnx())) as engine:
+            logits = engine.run(patches)
+        assert logits.dtype == np.float32
+        assert logits.shape == (1, 3, 8, 9, 10)
+        np.testing.assert_allclose(logits[0, 0], 10.5)
+        np.testing.assert_allclose(logits[0, 1], patches[0, 0], rtol=1e-6)
+        np.testing.assert_allclose(logits[0, 2, :-1], patches[0, 1, 1:], rtol=1e-6)
+
+    def test_it_takes_batches_other_sizes_and_views(
+        self, runtime: str, make_onnx: Callable, patches: np.ndarray
+    ) -> None:
+        with contextlib.closing(open_engine(runtime, make_onnx(), threads=1)) as engine:
+            whole = engine.run(patches).copy()
+            batch = engine.run(np.concatenate([patches, patches[..., ::-1]]))
+            np.testing.assert_allclose(batch[0], whole[0], rtol=1e-6)
+            assert engine.run(patches.transpose(0, 1, 4, 3, 2)).shape == (1, 3, 10, 9, 8)
+
+    def test_it_says_what_it_is(self, runtime: str, make_onnx: Callable) -> None:
+        with contextlib.closing(open_engine(runtime, make_onnx())) as engine:
+            facts = (engine.runtime, engine.device, engine.precision, engine.version, engine.channels)
+        assert facts == (runtime, "cpu", "fp32", version(runtime), 2)
+
+    def test_an_open_number_of_channels_is_none(self, runtime: str) -> None:
+        graph = helper.make_graph(
+            [helper.make_node("Neg", ["image"], ["logits"])],
+            "open",
+            [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["b", "c", "x", "y", "z"])],
+            [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["b", "c", "x", "y", "z"])],
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+        with contextlib.closing(open_engine(runtime, model.SerializeToString())) as engine:
+            assert engine.channels is None
+
+    def test_it_does_not_import_torch(self, runtime: str, make_onnx: Callable, tmp_path: Path) -> None:
+        (tmp_path / "model.onnx").write_bytes(make_onnx())
+        code = (
+            "import sys, pathlib; from segkit_runtime.engines import open_engine;"
+            f"open_engine({runtime!r}, pathlib.Path('model.onnx').read_bytes());"
+            "print(sorted({'torch', 'pluggy', 'SimpleITK', 'onnx', 'monai'} & set(sys.modules)))"
+        )
+        result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+        assert result.stdout.strip() == "[]"
+        assert result.stderr == ""
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+class TestRefuse:
+    def test_a_module_that_is_not_installed_names_its_extra(
+        self, runtime: str, without_module: Callable, make_onnx: Callable
+    ) -> None:
+        without_module(runtime)
+        with pytest.raises(MissingExtra, match=rf"needs the module '{runtime}'.*pip install \"segkit3d\["):
+            open_engine(runtime, make_onnx())
+        assert "pip install" in available()[runtime]
+
+    def test_a_bare_folder_that_pip_left_behind_is_not_installed(
+        self, runtime: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        """Uninstalling one of two onnxruntime wheels leaves such a folder."""
+        (tmp_path / runtime).mkdir()
+        finders = [finder for finder in sys.meta_path if "editable" not in repr(finder)]
+        monkeypatch.setattr(sys, "meta_path", finders)
+        monkeypatch.setattr(sys, "path", [str(tmp_path)])
+        monkeypatch.delitem(sys.modules, runtime, raising=False)
+        assert "not installed" in available()[runtime]
+
+    def test_a_broken_module_says_how_to_mend_it(
+        self, runtime: str, monkeypatch: pytest.MonkeyPatch, make_onnx: Callable, without_module: Callable
+    ) -> None:
+        monkeypatch.setattr("segkit_runtime.engines._is_installed", lambda module: True)
+        monkeypatch.setitem(sys.modules, runtime, None)
+        with pytest.raises(SegkitError, match=f"'{runtime}' to be importable.*--force-reinstall {runtime}"):
+            open_engine(runtime, make_onnx())
+
+    @pytest.mark.parametrize("threads", [0, -1])
+    def test_less_than_one_thread(self, runtime: str, make_onnx: Callable, threads: int) -> None:
+        with pytest.raises(UsageError, match=f"expected at least 1 thread, got {threads}"):
+            open_engine(runtime, make_onnx(), threads=threads)
+
+    def test_a_model_with_an_operator_that_does_not_exist(
+        self, runtime: str, make_onnx: Callable, capfd: pytest.CaptureFixture
+    ) -> None:
+        model = onnx.load_from_string(make_onnx())
+        model.graph.node[0].op_type = "Teleport"
+        with pytest.raises(BundleError, match=f"expected an ONNX model that {runtime} can load, it says: .*Teleport"):
+            open_engine(runtime, model.SerializeToString())
+        assert capfd.readouterr() == ("", "")
+
+    def test_a_model_whose_weights_lie_in_another_file(
+        self, runtime: str, make_onnx: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        model = onnx.load_from_string(make_onnx())
+        onnx.save_model(
+            model,
+            tmp_path / "model.onnx",
+            save_as_external_data=True,
+            all_tensors_to_one_file=True,
+            location="weights.bin",
+            size_threshold=0,
+        )
+        monkeypatch.chdir(tmp_path)
+        assert (tmp_path / "weights.bin").exists()
+        with pytest.raises(BundleError, match="expected a model in one file, found a tensor in another"):
+            open_engine(runtime, (tmp_path / "model.onnx").read_bytes())
+
+
+def test_openvino_refuses_to_compute_in_another_precision(make_onnx: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    import openvino
+
+    class InBf16:
+        def __init__(self, network: object) -> None:
+            self.network = network
+
+        def get_property(self, name: str) -> openvino.Type:
+            return openvino.Type.bf16
+
+    real = openvino.Core.compile_model
+    monkeypatch.setattr(openvino.Core, "compile_model", lambda *arguments: InBf16(real(*arguments)))
+    with pytest.raises(SegkitError, match="expected OpenVINO to compute in fp32, it computes in bf16"):
+        open_engine("openvino", make_onnx())
+
+
+def test_onnxruntime_refuses_to_run_elsewhere(make_onnx: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnxruntime
+
+    monkeypatch.setattr(onnxruntime.InferenceSession, "get_providers", lambda self: ["DmlExecutionProvider"])
+    with pytest.raises(SegkitError, match="expected onnxruntime on CPUExecutionProvider, it runs on Dml"):
+        open_engine("onnxruntime", make_onnx())
+
+
+def test_an_unknown_runtime_names_the_nearest(make_onnx: Callable) -> None:
+    with pytest.raises(UnknownName, match="no runtime 'onxruntime'; did you mean 'onnxruntime'"):
+        open_engine("onxruntime", make_onnx())
+
+
+def test_all_runtimes_are_available_where_the_tests_run() -> None:
+    assert available() == dict.fromkeys(["openvino", "onnxruntime"], "")
+
+
+def test_every_extra_that_an_error_names_exists() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    for kind in ENGINES.values():
+        assert any(need.startswith(kind.module) for need in project["optional-dependencies"][kind.extra])
+
+
+class TestSelfContained:
+    @pytest.mark.parametrize(
+        "model", [b"", b"junk", b"<?xml version='1.0'?>", bytes(1000), b"\x3a\xff\xff\xff\xff\x0f"]
+    )
+    def test_what_is_no_onnx_file_is_refused(self, model: bytes) -> None:
+        with pytest.raises(BundleError, match="expected an ONNX model with one graph"):
+            require_self_contained(model)
+
+    def test_a_truncated_model_is_refused(self, make_onnx: Callable) -> None:
+        with pytest.raises(BundleError, match="expected an ONNX model with one graph"):
+            require_self_contained(make_onnx()[:-100])
+
+    def test_two_graphs_are_refused(self, make_onnx: Callable) -> None:
+        with pytest.raises(BundleError, match="expected an ONNX model with one graph"):
+            require_self_contained(make_onnx() * 2)
+
+    @pytest.mark.parametrize(
+        "place", ["initializer", "sparse", "attribute", "attributes", "sparse attribute", "subgraph", "function"]
+    )
+    def test_external_tensors_are_found_wherever_they_are(self, make_onnx: Callable, place: str) -> None:
+        tensor = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[1], data_location=TensorProto.EXTERNAL)
+        tensor.external_data.add(key="location", value="/etc/passwd")
+        model = onnx.load_from_string(make_onnx())
+        require_self_contained(model.SerializeToString())
+        node = helper.make_node("Constant", [], ["c"])
+        if place == "initializer":
+            model.graph.initializer.append(tensor)
+        elif place == "sparse":
+            model.graph.sparse_initializer.add().values.CopyFrom(tensor)
+        elif place == "attribute":
+            node.attribute.append(helper.make_attribute("value", tensor))
+        elif place == "attributes":
+            node.attribute.append(helper.make_attribute("values", [tensor]))
+        elif place == "sparse attribute":
+            sparse = onnx.SparseTensorProto(values=tensor)
+            node.attribute.add(name="sparse_value", type=onnx.AttributeProto.SPARSE_TENSOR, sparse_tensor=sparse)
+        elif place == "subgraph":
+            node.attribute.append(helper.make_attribute("body", helper.make_graph([], "body", [], [], [tensor])))
+        else:
+            inner = helper.make_node("Constant", [], ["c"], value=tensor)
+            model.functions.append(helper.make_function("local", "f", [], ["c"], [inner], []))
+        model.graph.node.append(node)
+        with pytest.raises(BundleError, match="expected a model in one file"):
+            require_self_contained(model.SerializeToString())
