@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from segkit.memory import peak_mib
+from segkit.registry import Registry
 
 if TYPE_CHECKING:
     from segkit.inference import Engine
@@ -38,11 +39,16 @@ class Settings:
 
 
 def measure_runtime(
-    bundle: Path, runtime: str, settings: Settings, on_run: Callable[[int], None] = lambda done: None
+    registry: Registry,
+    bundle: Path,
+    runtime: str,
+    settings: Settings,
+    on_run: Callable[[int], None] = lambda done: None,
 ) -> dict[str, Any]:
     """Measure one runtime on the network of a bundle, batch 1, the bundle's own patch.
 
     Args:
+        registry: finds the runtime; the process gets its entries and switches.
         bundle: the bundle's folder.
         runtime: name of a runtime plugin.
         settings: how long to measure.
@@ -53,7 +59,8 @@ def measure_runtime(
     """
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe(duplex=False)
-    process = context.Process(target=_child, args=(there, bundle, runtime, settings), daemon=True)
+    registry = Registry(registry.entries, registry.switches)  # without what it has loaded
+    process = context.Process(target=_child, args=(there, registry, bundle, runtime, settings), daemon=True)
     process.start()
     there.close()
     try:
@@ -70,20 +77,22 @@ def measure_runtime(
         process.join()
 
 
-def _child(pipe: Connection, bundle: Path, runtime: str, settings: Settings) -> None:
+def _child(pipe: Connection, registry: Registry, bundle: Path, runtime: str, settings: Settings) -> None:
     try:
-        pipe.send(_measure(bundle, runtime, settings, pipe.send))
+        pipe.send(_measure(registry, bundle, runtime, settings, pipe.send))
     except Exception as error:
         pipe.send({"failed": f"{type(error).__name__}: {error}"})
 
 
-def _measure(folder: Path, runtime: str, settings: Settings, on_run: Callable[[int], None]) -> dict[str, Any]:
+def _measure(
+    registry: Registry, folder: Path, runtime: str, settings: Settings, on_run: Callable[[int], None]
+) -> dict[str, Any]:
     from segkit_runtime.bundle import Bundle
 
     bundle = Bundle.open(folder)
     manifest = bundle.manifest
     began = time.perf_counter()
-    engine = _open(bundle, runtime, settings.threads)
+    engine = _open(registry, bundle, runtime, settings.threads)
     load_seconds = time.perf_counter() - began
     rng = np.random.default_rng(0)
     patch = rng.standard_normal((1, len(manifest.modalities), *manifest.inference.patch), dtype=np.float32)
@@ -114,14 +123,11 @@ def _measure(folder: Path, runtime: str, settings: Settings, on_run: Callable[[i
     }
 
 
-def _open(bundle: Bundle, runtime: str, threads: int | None) -> Engine:
+def _open(registry: Registry, bundle: Bundle, runtime: str, threads: int | None) -> Engine:
     """Open an engine of the bundle through the registry.
 
     A bundle carries no torch weights; the network is built anew with random ones, which changes no latency.
     """
-    from segkit.registry import Registry
-
-    registry = Registry.from_environment()
     manifest = bundle.manifest
     model: object
     options: dict[str, object] = {"threads": threads}

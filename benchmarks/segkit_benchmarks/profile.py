@@ -51,7 +51,7 @@ def profile_bundle(
                 raise missing
             rows.append({"runtime": name, "failed": str(missing)})
             continue
-        rows.append(measure_runtime(folder, name, settings, lambda done, name=name: on_run(name, done)))  # type: ignore[misc]
+        rows.append(measure_runtime(registry, folder, name, settings, lambda done, name=name: on_run(name, done)))  # type: ignore[misc]
     return {
         "schema": 1,
         "bundle": manifest.name,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from segkit.cards import Size
 from segkit_export.errors import ExportFailed
+from segkit_export.norms import write_out_instance_norms
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +28,8 @@ def to_onnx(
 ) -> bytes:
     """Trace a network and return it as one ONNX file without external data.
 
-    The shape is static: batch 1 and one patch size. Batch norms are folded into the convolutions before them.
+    The shape is static: batch 1 and one patch size. Batch norms are folded into the convolutions before them, instance
+    norms are written out (see `segkit_export.norms`).
 
     Args:
         network: in eval mode, maps (1, C, X, Y, Z) float32 to logits (1, K, X, Y, Z).
@@ -83,6 +85,7 @@ def _trace(network: torch.nn.Module, in_channels: int, patch: Size) -> Any:
                 hint="keep to operations that torch.export traces, without branches that depend on voxel values",
             ) from error
     assert program is not None  # noqa: S101 - with dynamo=True there is always a program
+    write_out_instance_norms(program.model)
     return program.model_proto
 
 

@@ -10,7 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from segkit import read_volume
+from segkit import Registry, read_volume
 
 if TYPE_CHECKING:
     from tests.end_to_end.conftest import Job, Segkit
@@ -110,8 +110,8 @@ def test_profile_prints_tables_for_people(job: Job, segkit: Segkit, tmp_path: Pa
     assert "MACs" in done.out
 
 
-def test_profile_names_a_runtime_that_fails_and_goes_on(job: Job, tmp_path: Path) -> None:
+def test_a_runtime_that_fails_is_a_row_with_the_reason(job: Job, registry: Registry) -> None:
     from segkit_benchmarks.measure import Settings, measure_runtime
 
-    row = measure_runtime(job.bundle, "no-such-runtime", Settings(runs=1))
+    row = measure_runtime(registry, job.bundle, "no-such-runtime", Settings(runs=1))
     assert row["failed"].startswith("UnknownName: no runtime 'no-such-runtime'")

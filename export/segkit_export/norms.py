@@ -1,0 +1,103 @@
+"""Instance norm written out so that every runtime computes it as exactly as torch does.
+
+ONNX Runtime and OpenVINO add up the voxels of an InstanceNormalization one after another in float32. Over a patch of
+64^3 that costs three to four digits of mean and variance, most of all where a channel hardly varies, as in a patch that
+is mostly background: logits of a trained 3D U-Net were off by up to 6e-3 in ONNX Runtime and 2e-2 in OpenVINO. Means of
+means keep those digits. Written as below both stay within 1e-4 of torch, in the same time and memory.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import onnx_ir
+
+_LARGEST_KERNEL = 8
+"""Voxels along one side of the blocks whose means are taken first."""
+
+
+def write_out_instance_norms(model: onnx_ir.Model) -> int:
+    """Replace each InstanceNormalization of a graph, in place, by means, a root and a product.
+
+    Only volumes of static size `(B, C, X, Y, Z)` with constant scale and shift are replaced: what torch's
+    `InstanceNorm3d` becomes.
+
+    Returns:
+        How many were replaced.
+    """
+    replaced = 0
+    for node in list(model.graph):
+        if node.op_type == "InstanceNormalization" and _is_plain(node):
+            _Writer(model.graph, node, f"instance_norm_{replaced}").write()
+            replaced += 1
+    return replaced
+
+
+def _is_plain(node: onnx_ir.Node) -> bool:
+    images, scale, shift = node.inputs
+    shape = None if images is None else images.shape
+    constant = all(value is not None and value.const_value is not None for value in (scale, shift))
+    return constant and shape is not None and len(shape) == 5 and all(isinstance(side, int) for side in shape)
+
+
+class _Writer:
+    """Writes one norm: `(x - mean) * scale / sqrt(variance + epsilon) + shift`."""
+
+    def __init__(self, graph: onnx_ir.Graph, node: onnx_ir.Node, name: str) -> None:
+        self.graph = graph
+        self.node = node
+        self.name = name
+        self.nodes: list[onnx_ir.Node] = []
+
+    def write(self) -> None:
+        images, scale, shift = self.node.inputs
+        epsilon = self.node.attributes["epsilon"].as_float() if "epsilon" in self.node.attributes else 1e-5
+        centred = self._add("Sub", images, self._mean(images))
+        variance = self._mean(self._add("Mul", centred, centred))
+        spread = self._add("Sqrt", self._add("Add", variance, self._constant("epsilon", np.array(epsilon, np.float32))))
+        factor = self._add("Div", self._per_channel("scale", scale), spread)
+        result = self._add("Add", self._add("Mul", centred, factor), self._per_channel("shift", shift))
+        self.graph.insert_before(self.node, self.nodes)
+        old = self.node.outputs[0]
+        result.name, old.name = old.name, f"{self.name}_replaced"
+        result.type, result.shape = old.type, old.shape
+        old.replace_all_uses_with(result, replace_graph_outputs=True)
+        self.graph.remove(self.node, safe=True)
+
+    def _mean(self, value: Any) -> Any:
+        """Mean over a volume in three steps: along z, over blocks in x and y, over the blocks.
+
+        The middle step is a pooling because OpenVINO would join two reductions into one again.
+        """
+        x, y = (_largest_divisor(side) for side in self.node.inputs[0].shape[2:4])
+        lines = self._add("ReduceMean", value, self._constant("z", np.array([4], np.int64)), keepdims=1)
+        blocks = self._add("AveragePool", lines, kernel_shape=[x, y, 1], strides=[x, y, 1])
+        return self._add("ReduceMean", blocks, self._constant("xy", np.array([2, 3], np.int64)), keepdims=1)
+
+    def _add(self, operator: str, *inputs: Any, **attributes: Any) -> Any:
+        import onnx_ir as ir
+
+        node = ir.node(operator, list(inputs), attributes=attributes)
+        node.outputs[0].name = f"{self.name}_{len(self.nodes)}"
+        self.nodes.append(node)
+        return node.outputs[0]
+
+    def _per_channel(self, what: str, value: Any) -> Any:
+        return self._constant(what, value.const_value.numpy().reshape(1, -1, 1, 1, 1))
+
+    def _constant(self, what: str, array: NDArray[Any]) -> Any:
+        import onnx_ir as ir
+
+        name = f"{self.name}_{what}"
+        if name not in self.graph.initializers:
+            value = ir.val(name, const_value=ir.tensor(array, name=name))
+            self.graph.register_initializer(value)
+        return self.graph.initializers[name]
+
+
+def _largest_divisor(side: int) -> int:
+    return max(divisor for divisor in range(1, _LARGEST_KERNEL + 1) if side % divisor == 0)
