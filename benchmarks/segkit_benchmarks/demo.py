@@ -27,8 +27,8 @@ LABELS = ("background", "CSF", "GM", "WM")
 TRAIN_SUBJECTS, TEST_SUBJECTS = 6, 2
 TRAIN_SEED, TEST_SEED = 1, 1001
 TRAINING = (
-    "--modality T1 --option width=4 --option norm=instance --patch 64,64,64 --epochs 6 --patches-per-epoch 110 "
-    "--batch-size 2 --hold-out 1 --learning-rate 0.004 --overlap 0.25"
+    "--modality T1 --option width=4 --option norm=instance --patch 64,64,64 --epochs 3 --patches-per-epoch 240 "
+    "--batch-size 2 --hold-out 1 --learning-rate 0.01 --overlap 0.25"
 )
 """A small network for a few minutes on two CPU cores."""
 

@@ -147,6 +147,7 @@ class FakeEngine:
     """Keeps the engine contract: class 1 where the first channel is above zero."""
 
     runtime, device, precision, version = "fake", "cpu", "fp32", "1.0"
+    batch = 3
 
     def __init__(self, model: bytes = b"", *, threads: int | None = None) -> None:
         self.calls = 0

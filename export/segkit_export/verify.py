@@ -92,6 +92,8 @@ class Reference:
 class _Watched:
     """An engine whose logits are shown to someone, numbered by tile, before they are used."""
 
+    batch = 1
+
     def __init__(self, engine: Engine, watch: Callable[[int, NDArray[np.float32]], None]) -> None:
         self.runtime, self.version = engine.runtime, engine.version
         self.device, self.precision = engine.device, engine.precision

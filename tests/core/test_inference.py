@@ -14,7 +14,7 @@ class Place(FakeEngine):
     """Says 1 in the middle of its patch and 2 at its border, loudly: shows who won where patches overlap."""
 
     def run(self, patches: np.ndarray) -> np.ndarray:
-        logits = np.zeros((1, 3, *patches.shape[2:]), np.float32)
+        logits = np.zeros((len(patches), 3, *patches.shape[2:]), np.float32)
         logits[:, 2] = 1
         logits[:, :, 2:-2, 2:-2, 2:-2] = 0
         logits[:, 1, 2:-2, 2:-2, 2:-2] = 1
@@ -64,7 +64,7 @@ def test_progress_ends_at_the_number_of_tiles() -> None:
     seen = []
     images, mask = np.zeros((1, 16, 8, 8), np.float32), np.ones((16, 8, 8), bool)
     segment_volume(FakeEngine(), images, mask, Tiling((8, 8, 8), 0.0), lambda *args: seen.append(args))
-    assert seen == [(1, 2), (2, 2)]
+    assert seen == [(1, 2), (2, 2)]  # one row of tiles after the other
 
 
 @pytest.mark.parametrize("overlap", [-0.1, 0.8])

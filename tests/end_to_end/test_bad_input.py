@@ -124,6 +124,7 @@ def test_train_refuses_an_unknown_label_code(job: Job, segkit: Segkit, tmp_path:
     done = segkit(f"train --model unet3d --data {data} --out {tmp_path / 'run'} --patch 32,32,32")
     refused(done, "expected the label codes 0, 1, 2, 3, 7 (ignored), 8 (ignored)")
     assert "found 42" in done.err
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

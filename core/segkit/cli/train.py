@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from segkit.cli.device import choose_device, device_option
 from segkit.cli.options import Triple, parse_options
 from segkit.cli.output import progress_bar
 from segkit.dataset import find_subjects, select_modalities
-from segkit.errors import OutputExists, UnknownName, UsageError
+from segkit.errors import OutputExists, SegkitError, UnknownName, UsageError
 from segkit.patches import require_multiple
 from segkit.registry import Registry
 from segkit.run import Run, RunConfig
@@ -68,7 +69,12 @@ def train(ctx: click.Context, /, out: Path, resume: bool, device: str, **chosen:
                 f"expected a new run folder, found files in {out}", hint="choose another --out, or add --resume"
             )
         run = _new_run(registry, out, **chosen)
-    train_subjects, held_out = _prepare(registry, run)
+    try:
+        train_subjects, held_out = _prepare(registry, run)
+    except SegkitError:
+        if not resume:
+            shutil.rmtree(out)
+        raise
     config = run.config
     click.echo(
         f"{config.model} on {device}: {len(train_subjects)} subjects to train on, {len(held_out)} held out "

@@ -16,12 +16,14 @@ class Engine(Protocol):
         version: version of the runtime.
         device: where it really runs, for example "cpu" or "cuda:0".
         precision: what it really computes in, for example "fp32".
+        batch: the most patches it takes at once.
     """
 
     runtime: str
     version: str
     device: str
     precision: str
+    batch: int
 
     def run(self, patches: NDArray[np.float32]) -> NDArray[np.float32]:
         """Map patches (B, C, X, Y, Z) to logits (B, K, X, Y, Z); the result may be overwritten by the next call."""

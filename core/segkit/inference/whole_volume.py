@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -56,7 +56,7 @@ def segment_volume(
     normaliser: dividing all classes of a voxel by one number does not change which is largest.
 
     Args:
-        engine: maps (1, C, *patch) to logits (1, K, *patch).
+        engine: maps (B, C, *patch) to logits (B, K, *patch), B at most its `batch`.
         images: (C, X, Y, Z) normalised images, any size and any odd shape.
         mask: (X, Y, Z), the voxels that can be anything but background; patches without one are skipped.
         tiling: patch, overlap and blending.
@@ -77,18 +77,24 @@ def segment_volume(
         if slab is not None:
             _finish(slab, labels, top, x)
         top = x
-        for start in row:
-            logits = engine.run(extract_patch(images, start, patch)[None])[0]
+        for starts in _batches(row, engine.batch):
+            batch = engine.run(np.stack([extract_patch(images, start, patch) for start in starts]))
             if slab is None:
-                slab = np.zeros((logits.shape[0], patch[0], *mask.shape[1:]), np.float32)
-            _, y, z = start
-            part = slab[:, :, y : y + patch[1], z : z + patch[2]]
-            part += logits if weight is None else logits * weight
-            done += 1
+                slab = np.zeros((batch.shape[1], patch[0], *mask.shape[1:]), np.float32)
+            for (_, y, z), logits in zip(starts, batch, strict=True):
+                part = slab[:, :, y : y + patch[1], z : z + patch[2]]
+                part += logits if weight is None else logits * weight
+            done += len(starts)
             progress(done, len(tiles))
     if slab is not None:
         _finish(slab, labels, top, top + patch[0])
     return labels[: shape[0], : shape[1], : shape[2]]
+
+
+def _batches(tiles: Iterable[Size], size: int) -> Iterator[list[Size]]:
+    rest = iter(tiles)
+    while batch := list(itertools.islice(rest, size)):
+        yield batch
 
 
 def _finish(slab: NDArray[np.float32], labels: NDArray[np.uint8], top: int, next_top: int) -> None:

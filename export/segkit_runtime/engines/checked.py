@@ -18,6 +18,8 @@ class CheckedEngine:
         classes: number of classes that its logits must have.
     """
 
+    batch = 1
+
     def __init__(self, engine: RuntimeEngine, classes: int) -> None:
         self.runtime, self.version = engine.runtime, engine.version
         self.device, self.precision = engine.device, engine.precision

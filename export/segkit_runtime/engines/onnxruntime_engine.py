@@ -23,6 +23,7 @@ class OnnxRuntimeEngine:
 
     runtime = "onnxruntime"
     device = "cpu"
+    batch = 1
     precision = "fp32"
 
     def __init__(self, model: bytes, *, threads: int | None = None) -> None:

@@ -25,6 +25,7 @@ class OpenVinoEngine:
 
     runtime = "openvino"
     device = "cpu"
+    batch = 1
 
     def __init__(self, model: bytes, *, threads: int | None = None) -> None:
         import openvino
