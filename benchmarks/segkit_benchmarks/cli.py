@@ -49,7 +49,7 @@ def profile(
             bar.update(task, description=f"profiling {runtime}", completed=done)
 
         report = profile_bundle(registry, bundle, runtimes, settings, on_run)
-    out = out or bundle.resolve().parent / f"{report['bundle']}.profile.json"
+    out = out or bundle.resolve().parent / f"{bundle.resolve().stem}.profile.json"
     write_bytes(out, json.dumps(report, indent=1).encode())
     if as_json:
         print_json(report)

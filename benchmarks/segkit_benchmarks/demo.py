@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from typing import Any
 import click
 import numpy as np
 
+from segkit.extras import require
 from segkit.files import write_bytes
 from segkit.metrics import confusion_matrix, dice, mean_dice
 from segkit.nifti import read_volume, write_volume
@@ -27,7 +29,7 @@ LABELS = ("background", "CSF", "GM", "WM")
 TRAIN_SUBJECTS, TEST_SUBJECTS = 6, 2
 TRAIN_SEED, TEST_SEED = 1, 1001
 TRAINING = (
-    "--modality T1 --option width=4 --option norm=instance --patch 64,64,64 --epochs 3 --patches-per-epoch 240 "
+    "--modality T1 --option width=4 --option norm=instance --patch 64,64,64 --epochs 3 --patches-per-epoch 270 "
     "--batch-size 2 --hold-out 1 --learning-rate 0.01 --overlap 0.25"
 )
 """A small network for a few minutes on two CPU cores."""
@@ -44,7 +46,7 @@ def demo(out: Path) -> None:
         words = [word.format(**paths) for word in shlex.split(arguments)]
         click.secho(f"\n$ segkit {shlex.join(words)}", bold=True)
         start = time.monotonic()
-        code = subprocess.run([sys.executable, "-m", "segkit", *words], check=False).returncode
+        code = _wait_for(subprocess.Popen([sys.executable, "-m", "segkit", *words]))
         if code:
             sys.exit(code)
         steps.append({"command": f"segkit {shlex.join(words)}", "seconds": round(time.monotonic() - start, 1)})
@@ -71,13 +73,23 @@ def demo(out: Path) -> None:
     _summarise(out, steps, scores, minutes)
 
 
+def _wait_for(process: subprocess.Popen[bytes]) -> int:
+    """Wait for a command to end by itself: Ctrl-C reaches it too, and it may need a while to save its state."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        return process.wait()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _nilearn_map(name: str) -> Volume:
     """One of the MNI152 2009 maps in the nilearn wheel; found, not imported: only its data are wanted."""
-    spec = importlib.util.find_spec("nilearn")
-    if spec is None or spec.origin is None:
-        raise click.ClickException('expected the package nilearn; run: pip install "segkit3d[train]"')
+    require("nilearn", "train", "the demo")
+    package = importlib.util.find_spec("nilearn")
+    assert package is not None  # noqa: S101 - required above
+    assert package.origin is not None  # noqa: S101 - required above
     file = f"mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz"
-    return read_volume(Path(spec.origin).parent / "datasets" / "data" / file)
+    return read_volume(Path(package.origin).parent / "datasets" / "data" / file)
 
 
 def _write_brain(path: Path) -> Volume:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -78,6 +79,7 @@ def measure_runtime(
 
 
 def _child(pipe: Connection, registry: Registry, bundle: Path, runtime: str, settings: Settings) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the parent ends this process
     try:
         pipe.send(_measure(registry, bundle, runtime, settings, pipe.send))
     except Exception as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import platform
 import time
@@ -10,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from segkit.errors import MissingExtra
+from segkit.errors import SegkitError
+from segkit.extras import require
 from segkit.registry import Registry
 from segkit_benchmarks.measure import Settings, measure_runtime
 from segkit_runtime.bundle import Bundle
@@ -44,12 +44,13 @@ def profile_bundle(
     network = manifest.network
     rows = []
     for name in runtimes or [entry.name for entry, status in registry.list("runtime") if status == "ok"]:
-        card = registry.card("runtime", name)
-        if importlib.util.find_spec(card.module) is None:
-            missing = MissingExtra(card.module, card.extra, f"the runtime {name}")
+        try:
+            card = registry.card("runtime", name)
+            require(card.module, card.extra, f"the runtime {name}")
+        except SegkitError as error:
             if runtimes:
-                raise missing
-            rows.append({"runtime": name, "failed": str(missing)})
+                raise
+            rows.append({"runtime": name, "failed": str(error)})
             continue
         rows.append(measure_runtime(registry, folder, name, settings, lambda done, name=name: on_run(name, done)))  # type: ignore[misc]
     return {

@@ -63,7 +63,7 @@ class ModelCard(Card):
         multiple: each side of a patch must be a multiple of this many voxels; a network whose options change that
             says so in an attribute `multiple` of its own.
         in_channels: the only number of input channels it takes, or None for any number from 1 up.
-        options: further arguments of the factory, with their defaults.
+        options: further arguments of the factory, with their defaults: numbers, texts, true or false.
         licence: SPDX name of the licence of the code.
         reference: where the network was published.
     """
@@ -71,7 +71,7 @@ class ModelCard(Card):
     patch: Size
     multiple: int = 1
     in_channels: int | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, int | float | str | bool] = field(default_factory=dict)
     licence: str = "Apache-2.0"
     reference: Reference | None = None
 
@@ -124,8 +124,12 @@ class SamplerCard(Card):
 class RuntimeCard(Card):
     """An engine: `factory(model, *, threads)` returns a `segkit.inference.Engine`.
 
+    `segkit profile` measures every runtime. Proof and segmentation keep to the closed table of
+    `segkit_runtime.engines`, since beside a scanner nothing is looked up by name.
+
     Attributes:
-        takes: what `model` is: the bytes of an ONNX file, or the torch network itself.
+        takes: what `model` is: the bytes of an ONNX file, or the torch network itself, whose factory also takes a
+            `device`.
         module: the module that must be importable for it to run.
         extra: the extra of segkit3d that brings that module.
     """

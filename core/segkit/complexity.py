@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from segkit.cards import Size
+from segkit.errors import UsageError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -87,6 +88,24 @@ def measure(model: nn.Module, in_channels: int, patch: Size) -> Complexity:
         macs=flops.get_total_flops() // 2,
         weights_mib=sum(t.numel() * t.element_size() for t in [*parameters, *model.buffers()]) / 2**20,
     )
+
+
+def require_trainable(model: nn.Module, in_channels: int, patch: Size, batch_size: int) -> None:
+    """Refuse a patch that a network cannot be trained on, before any work: a twin without memory runs it once.
+
+    Raises:
+        UsageError: the forward pass fails, for example because a norm is left with one voxel.
+    """
+    import torch
+
+    try:
+        with torch.no_grad():
+            _weightless(model).train()(torch.empty(batch_size, in_channels, *patch, device="meta"))
+    except Exception as error:
+        raise UsageError(
+            f"expected a network that takes {batch_size} x {'x'.join(map(str, patch))} voxels, it says: {error}",
+            hint="choose a larger --patch",
+        ) from error
 
 
 def _weightless(model: nn.Module) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit.cards import DatasetCard
-from segkit.errors import DataError, UnknownName, UsageError
+from segkit.errors import DataError, PluginError, SegkitError, UnknownName, UsageError
 from segkit.nifti import read_volume
+from segkit.preprocess import Normalisation, normalise
 from segkit.volume import Volume, require_same_grid
 
 IGNORE = 255
@@ -39,16 +41,37 @@ def find_subjects(card: DatasetCard, root: Path) -> list[Subject]:
 
     Raises:
         DataError: the folder is missing or holds no subject.
+        PluginError: the plugin of the data set fails, or gives ids that are not unique names.
     """
     if not root.is_dir():
         raise DataError(f"expected a folder of the data set {card.name!r}, found nothing at {root}")
-    subjects: list[Subject] = card.load()(root)
+    try:
+        subjects: list[Subject] = card.load()(root)
+    except SegkitError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise PluginError(
+            f"expected the data set {card.name!r} to find subjects in {root}, {type(error).__name__}: {error}",
+            hint=f"run: segkit plugins doctor {card.name}",
+        ) from error
     if not subjects:
         raise DataError(
             f"expected subjects of the data set {card.name!r} in {root}, found none",
             hint=f"see the layout: segkit plugins show {card.name}",
         )
-    return subjects
+    ids = [subject.id for subject in subjects]
+    # An id names a folder of the store: it must not lead out of it, nor stand for two subjects.
+    strange = [id_ for id_ in ids if id_ in ("", ".", "..") or Path(id_).name != id_ or ids.count(id_) > 1]
+    if strange:
+        raise PluginError(
+            f"expected unique subject ids that can name a folder from the data set {card.name!r}, got {strange[0]!r}",
+            hint="mend the plugin of the data set",
+        )
+    return sorted(subjects, key=lambda subject: _natural(subject.id))
+
+
+def _natural(text: str) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", text)]
 
 
 def select_modalities(subjects: Sequence[Subject], wanted: Sequence[str] = ()) -> tuple[str, ...]:
@@ -106,10 +129,36 @@ def read_images(images: Mapping[str, Path], modalities: Sequence[str]) -> tuple[
     return first, volumes
 
 
-def signal_mask(volumes: Sequence[Volume]) -> NDArray[np.bool_]:
-    """(X, Y, Z), the voxels where any modality is not zero: all of them, unless the images were skull-stripped."""
-    mask: NDArray[np.bool_] = np.logical_or.reduce([volume.data != 0 for volume in volumes])
-    return mask
+@dataclass(frozen=True)
+class NetworkInput:
+    """One head, ready for a network.
+
+    Attributes:
+        original: the first modality as its file has it.
+        volumes: all modalities in channel order, canonical, as read.
+        images: (C, X, Y, Z) float32, normalised.
+        mask: (X, Y, Z), the voxels where any modality is not zero: all, unless the images were skull-stripped.
+    """
+
+    original: Volume
+    volumes: Sequence[Volume]
+    images: NDArray[np.float32]
+    mask: NDArray[np.bool_]
+
+
+def load_input(images: Mapping[str, Path], modalities: Sequence[str], normalisation: Normalisation) -> NetworkInput:
+    """Read, check and normalise the modalities of one head: the one way into training, proof and runtime.
+
+    Raises:
+        UsageError, VolumeError, DataError: see `read_images` and `normalise`.
+    """
+    original, volumes = read_images(images, modalities)
+    return NetworkInput(
+        original,
+        volumes,
+        np.stack([normalise(volume.data, normalisation) for volume in volumes]),
+        np.logical_or.reduce([volume.data != 0 for volume in volumes]),
+    )
 
 
 def read_label(path: Path, card: DatasetCard) -> Volume:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -26,3 +27,9 @@ def write_bytes(path: Path, payload: bytes) -> None:
         raise UsageError(
             f"expected to write {path}, found: {error.strerror or error}", hint="free space, or choose another place"
         ) from error
+
+
+def sha256_of(path: Path) -> str:
+    """Hash of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -81,6 +81,11 @@ def load_cards(entry: Entry) -> list[Card] | Failure:
             got = f"a {type(strange[0]).__name__}" + ("" if isinstance(found, (list, tuple)) else " and no list")
             return Failure(entry, "card", f"expected a list of {kind.__name__} from {hook}, got {got}")
         cards += found
+    for card in cards:
+        options = card.options if isinstance(card, ModelCard) else {}
+        odd = [name for name, value in options.items() if not isinstance(value, (bool, int, float, str))]
+        if odd:
+            return Failure(entry, "card", f"expected numbers, texts or truth values as options, {odd[0]!r} is none")
     return cards
 
 

@@ -7,8 +7,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from segkit.errors import DataError
+
 Normalisation = Literal["zscore-nonzero", "none"]
 """How intensities are normalised, by name: the name is what a run and a bundle store."""
+
+LARGEST = 1e18
+"""The largest intensity that is taken; its square still fits into float32."""
 
 
 def normalise(data: NDArray[Any], how: Normalisation) -> NDArray[np.float32]:
@@ -23,8 +28,15 @@ def normalise(data: NDArray[Any], how: Normalisation) -> NDArray[np.float32]:
 
     Returns:
         (X, Y, Z) float32.
+
+    Raises:
+        DataError: intensities do not fit into float32.
     """
-    values = np.asarray(data, np.float32)
+    with np.errstate(over="ignore"):
+        values = np.asarray(data, np.float32)
+    # A spread above this would overflow when it is squared.
+    if not np.isfinite(values).all() or np.abs(values).max(initial=0) > LARGEST:
+        raise DataError(f"expected intensities of at most {LARGEST:g}, found larger ones", hint="scale the image first")
     if how == "none":
         return values
     inside = values[values != 0]

@@ -12,7 +12,6 @@ RUN/
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -21,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from segkit.cards import Label, Size
 from segkit.errors import DataError
-from segkit.files import write_bytes
+from segkit.files import sha256_of, write_bytes
 from segkit.preprocess import Normalisation
 
 if TYPE_CHECKING:
@@ -46,6 +45,7 @@ class RunConfig(BaseModel):
     labels: tuple[Label, ...]
     ignored: tuple[int, ...]
     train_subjects: tuple[str, ...]
+    train_labels_sha256: tuple[str, ...]
     held_out_subjects: tuple[str, ...]
     normalisation: Normalisation
     least_spacing_mm: tuple[float, float, float]
@@ -123,8 +123,9 @@ class Run:
         """Build the network with the best weights, in eval mode on the CPU.
 
         Raises:
-            DataError: no checkpoint has been written yet.
+            DataError: no checkpoint has been written yet, or it does not fit the network.
         """
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
         if not self.best.is_file():
@@ -133,9 +134,15 @@ class Run:
             )
         config = self.config
         network = registry.build_model(config.model, len(config.modalities), len(config.labels), config.options)
-        network.load_state_dict(load_file(self.best))
+        try:
+            network.load_state_dict(load_file(self.best))
+        except (SafetensorError, RuntimeError) as error:
+            raise DataError(
+                f"expected weights of {config.model} {config.model_version} in {self.best}, found: {error}",
+                hint="install the version of the plugin that trained them, or train again",
+            ) from error
         return network.eval()
 
     def weights_sha256(self) -> str:
         """Hash of the best weights."""
-        return hashlib.sha256(self.best.read_bytes()).hexdigest()
+        return sha256_of(self.best)

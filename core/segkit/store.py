@@ -22,9 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit.cards import DatasetCard, Size
-from segkit.dataset import IGNORE, Subject, read_images, read_label, signal_mask
+from segkit.dataset import IGNORE, Subject, load_input, read_label
 from segkit.errors import DataError
-from segkit.preprocess import Normalisation, normalise
+from segkit.files import write_bytes
+from segkit.preprocess import Normalisation
 from segkit.volume import require_same_grid
 
 
@@ -89,13 +90,21 @@ def prepare(
         target = folder / subject.id
         record = _record(subject, card, modalities, normalisation)
         known = target / "subject.json"
-        stored = json.loads(known.read_text()) if known.is_file() else {}
+        stored = _read_record(known)
         if stored.get("made_from") != record:
             stored = {"made_from": record, "spacing_mm": _prepare_one(subject, card, modalities, normalisation, target)}
-            known.write_text(json.dumps(stored, indent=1))
+            write_bytes(known, json.dumps(stored, indent=1).encode())
         prepared.append(PreparedSubject(subject.id, target, tuple(stored["spacing_mm"])))
         progress(subject.id)
     return prepared
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    """What is known of a prepared subject; nothing where its preparation was cut off."""
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError):
+        return {}
 
 
 def _record(
@@ -119,9 +128,9 @@ def _prepare_one(
     subject: Subject, card: DatasetCard, modalities: Sequence[str], normalisation: Normalisation, target: Path
 ) -> list[float]:
     assert subject.label is not None  # noqa: S101 - checked when its record was made
-    _, volumes = read_images({name: subject.images[name] for name in modalities}, modalities)
+    head = load_input({name: subject.images[name] for name in modalities}, modalities, normalisation)
     label = read_label(subject.label, card)
-    require_same_grid(volumes[0], label, modalities[0], "the label")
+    require_same_grid(head.volumes[0], label, modalities[0], "the label")
     foreground = np.flatnonzero((label.data > 0) & (label.data != IGNORE))
     if not foreground.size:
         raise DataError(
@@ -129,8 +138,8 @@ def _prepare_one(
         )
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
-    np.save(target / "images.npy", np.stack([normalise(volume.data, normalisation) for volume in volumes]))
+    np.save(target / "images.npy", head.images)
     np.save(target / "label.npy", label.data)
-    np.save(target / "mask.npy", signal_mask(volumes))
+    np.save(target / "mask.npy", head.mask)
     np.save(target / "nonempty.npy", foreground.astype(np.int64))
-    return list(volumes[0].spacing_mm)
+    return list(head.volumes[0].spacing_mm)

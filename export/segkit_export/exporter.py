@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 import segkit
 from segkit.cards import Size
-from segkit.errors import MissingExtra, SegkitError, UsageError
+from segkit.errors import SegkitError, UsageError
+from segkit.extras import require
 from segkit_export import tensorrt_build, verify
 from segkit_export.onnx_export import OPSET, to_onnx
 from segkit_export.progress import Progress, silent
@@ -24,7 +25,7 @@ from segkit_export.source import BareOptions, Source, find_target, open_source
 from segkit_export.tensorrt_build import BuiltEngine
 from segkit_export.volumes import Head, choose_heads
 from segkit_runtime.bundle import MODEL, Bundle, require_free_bundle, write_bundle
-from segkit_runtime.engines import available, open_engine
+from segkit_runtime.engines import missing_runtimes, open_engine
 from segkit_runtime.manifest import SCHEMA, CompiledEngine, Inference, Label, Manifest, Proof
 
 if TYPE_CHECKING:
@@ -120,16 +121,13 @@ def _require_packages(request: Request) -> None:
     Raises:
         MissingExtra: a package is not installed.
     """
-    missing = available()
     for module in ("onnx", "onnxscript"):
-        if importlib.util.find_spec(module) is None:
-            raise MissingExtra(module, "export", "segkit export")
-    if missing["onnxruntime"]:
-        raise MissingExtra("onnxruntime", "export", "the proof of an export")
+        require(module, "export", "segkit export")
+    require("onnxruntime", "onnxruntime", "the proof of an export")
     if request.tensorrt:
-        tensorrt_build.require()
-    if request.openvino and missing["openvino"]:
-        raise MissingExtra("openvino", "openvino", "the proof of OpenVINO (--openvino)")
+        tensorrt_build.require_module()
+    if request.openvino:
+        require("openvino", "openvino", "the proof of OpenVINO (--openvino)")
 
 
 def _prove(
@@ -143,7 +141,7 @@ def _prove(
     if request.openvino:
         proofs.append(_prove_one("openvino", onnx, reference, progress))
         verify.require_proven(proofs[1])
-    elif not available()["openvino"]:
+    elif "openvino" not in missing_runtimes():
         # Nobody asked for it: what it cannot do is told, not raised.
         try:
             proofs.append(_prove_one("openvino", onnx, reference, progress))

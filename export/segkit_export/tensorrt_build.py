@@ -7,14 +7,13 @@ Classic `tensorrt` has the same Python names but for the compute capabilities, s
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from segkit.errors import MissingExtra
+from segkit.extras import require
 from segkit_export.errors import ExportFailed
 from segkit_export.progress import Progress, silent
 
@@ -51,15 +50,13 @@ class BuiltEngine:
     build_seconds: float
 
 
-def require(module: str = RTX) -> None:
-    """Refuse early where the module is not installed; a folder without files that pip left behind is not a module.
+def require_module(module: str = RTX) -> None:
+    """Refuse early where the module is not installed.
 
     Raises:
         MissingExtra: it is not.
     """
-    spec = importlib.util.find_spec(module)
-    if spec is None or spec.origin is None:
-        raise MissingExtra(module, _EXTRA, "a TensorRT engine (--trt)")
+    require(module, _EXTRA, "a TensorRT engine (--trt)")
 
 
 def build_engine(
@@ -80,7 +77,7 @@ def build_engine(
         MissingExtra: the module is not installed.
         ExportFailed: the module cannot be loaded, the ONNX has an operator that its parser refuses, or the build fails.
     """
-    require(module)
+    require_module(module)
     trt = _load(module)
     log = _logger(trt)
     builder = trt.Builder(log)

@@ -5,6 +5,7 @@ Torch runs once; what it said is kept as a `Reference`, and each engine is compa
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -29,8 +30,8 @@ MOST_LOGIT_DIFFERENCE = 1e-3
 LEAST_LABEL_AGREEMENT = 0.9999
 """What fp32 must keep to: two engines sum in another order, which moves a logit by about 1e-5 and hardly a label."""
 
-_KEPT_TILES = 4
-"""Tiles of a volume whose logits are kept for comparison: at 128x128x64 voxels and 4 classes each takes 16 MiB."""
+_KEPT_BYTES = 2**29
+"""Memory for the logits of torch that are kept for comparison: 32 tiles of 128x128x64 voxels and 4 classes."""
 
 
 class _Told:
@@ -44,7 +45,7 @@ class _Told:
 
     labels: NDArray[np.uint8]
 
-    def __init__(self, head: Head, mask: NDArray[np.bool_], tiling: Tiling) -> None:
+    def __init__(self, head: Head, mask: NDArray[np.bool_], tiling: Tiling, most_tiles: int) -> None:
         self.head = head
         self.logits: dict[int, NDArray[np.float32]] = {}
         count = len(plan_tiles(pad_to(mask, tiling.patch), tiling.patch, tiling.overlap))
@@ -52,7 +53,7 @@ class _Told:
             raise VerificationFailed(
                 f"expected voxels other than zero in {head.name}, found none", hint="choose another"
             )
-        self._kept = {int(number) for number in np.linspace(0, count - 1, min(count, _KEPT_TILES))}
+        self._kept = {int(number) for number in np.linspace(0, count - 1, min(count, most_tiles))}
 
     def listen(self, tile: int, logits: NDArray[np.float32]) -> None:
         """Keep the logits of a tile if it is one of those to keep."""
@@ -92,9 +93,8 @@ class Reference:
 class _Watched:
     """An engine whose logits are shown to someone, numbered by tile, before they are used."""
 
-    batch = 1
-
     def __init__(self, engine: Engine, watch: Callable[[int, NDArray[np.float32]], None]) -> None:
+        self.batch = engine.batch
         self.runtime, self.version = engine.runtime, engine.version
         self.device, self.precision = engine.device, engine.precision
         self._engine = engine
@@ -109,8 +109,9 @@ class _Watched:
                 f"expected {self.runtime} to run a patch of {patches.shape[2:]}, it says: {first_line(error)}",
                 hint="free memory, or choose a smaller --patch",
             ) from error
-        self._watch(self._tile, logits)
-        self._tile += 1
+        for one in logits:
+            self._watch(self._tile, one[None])
+            self._tile += 1
         return logits
 
     def close(self) -> None:
@@ -126,10 +127,12 @@ def run_reference(
         VerificationFailed: a logit is not finite, or a volume has nothing to segment.
     """
     engine = TorchEngine(network)
+    tile_bytes = 4 * classes * math.prod(tiling.patch)
+    most_tiles = max(1, _KEPT_BYTES // tile_bytes // len(heads))
     told = []
     for head in heads:
         images, mask = head.load()
-        heard = _Told(head, mask, tiling)
+        heard = _Told(head, mask, tiling, most_tiles)
         labels = segment_volume(_Watched(engine, heard.listen), images, mask, tiling, _step(progress, "torch", head))
         heard.labels = labels[mask]
         told.append(heard)
@@ -170,6 +173,7 @@ def prove(engine: Engine, reference: Reference, progress: Progress = silent) -> 
         version=engine.version,
         device=engine.device,
         precision=engine.precision,
+        patches=sum(len(told.logits) for told in reference.told),
         max_abs_logit_difference=difference,
         max_abs_logit=reference.max_abs_logit,
         label_agreement=agreement,

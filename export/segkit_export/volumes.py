@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit.cards import Size
-from segkit.dataset import Subject, find_subjects, read_images, select_modalities, signal_mask
+from segkit.dataset import Subject, find_subjects, load_input, select_modalities
 from segkit.errors import DataError, UsageError
 from segkit.preprocess import Normalisation, normalise
 from segkit_export.source import Source
@@ -108,6 +108,5 @@ def _smooth_field(shape: list[int], rng: np.random.Generator) -> NDArray[np.floa
 
 def _read(subject: Subject, source: Source) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     files = {name: subject.images[name] for name in source.modalities}
-    _, volumes = read_images(files, source.modalities)
-    images = np.stack([normalise(volume.data, source.normalisation) for volume in volumes])
-    return images, signal_mask(volumes)
+    head = load_input(files, source.modalities, source.normalisation)
+    return head.images, head.mask

@@ -7,7 +7,7 @@
     result.save("seg.nii.gz")
 
 What an environment beside a scanner needs: numpy, nibabel, pydantic, and one of openvino and onnxruntime. The command
-`segkit segment` needs click and rich as well. Nothing is downloaded, and no code is ever loaded from a bundle.
+`segkit segment` needs click, rich and pluggy as well. Nothing is downloaded, and no code is ever loaded from a bundle.
 
 The public API is named here once; each name is imported on first use.
 """

@@ -115,10 +115,9 @@ def write_bundle(
     taken = next((name for name in (MANIFEST, SUMS, CARD) if name in files), None)
     if taken is not None:
         raise UsageError(f"expected files for a bundle, got {taken}", hint="leave it out: it is made from the manifest")
-    folder.parent.mkdir(parents=True, exist_ok=True)
     draft = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
     try:
-        draft.mkdir()
+        draft.mkdir(parents=True)
         contents = {**files, MANIFEST: manifest.to_json(), CARD: render_card(manifest).encode()}
         for name, content in contents.items():
             (draft / name).parent.mkdir(parents=True, exist_ok=True)
@@ -129,6 +128,10 @@ def write_bundle(
         _write_checksums(draft, contents)
         bundle = Bundle.open(draft)
         _swap(draft, folder)
+    except OSError as error:
+        raise UsageError(
+            f"expected to write {folder}, found: {error.strerror or error}", hint="free space, or choose another place"
+        ) from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return dataclasses.replace(bundle, folder=folder)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
 import click
 
 from segkit.cli.options import json_option
 from segkit.cli.output import print_json, print_table, progress_bar
-from segkit.errors import MissingExtra, UsageError
+from segkit.errors import UsageError
+from segkit.extras import require
 from segkit_runtime.result import Result, require_free_file, require_free_output
 
 
@@ -87,8 +87,7 @@ def _require_picture(png: Path, overwrite: bool) -> None:
     if png.suffix.lower() != ".png":
         raise UsageError(f"expected a name that ends in .png, got {png.name!r}", hint="add the ending")
     require_free_file(png, overwrite)
-    if find_spec("matplotlib") is None:
-        raise MissingExtra("matplotlib", "report", "--png")
+    require("matplotlib", "report", "--png")
 
 
 def _draw(png: Path, image: Path, result: Result) -> None:

@@ -1,4 +1,4 @@
-"""The arrays on their way into the network and out of it: read, checked against the manifest, normalised, encoded."""
+"""The arrays on their way into the network and out of it: checked against the manifest, and encoded."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from segkit.dataset import read_images
-from segkit.errors import DataError, VolumeError
-from segkit.preprocess import normalise
+from segkit.dataset import NetworkInput, load_input
+from segkit.errors import VolumeError
 from segkit.volume import Volume
 from segkit_runtime.manifest import Manifest, Spacing
 
@@ -18,23 +16,20 @@ _SPACING_TOLERANCE_MM = 5e-3
 """Headers round voxel sizes: 0.977 for 0.9765625."""
 
 
-def read_modalities(images: Mapping[str, Path], manifest: Manifest) -> tuple[Volume, list[Volume]]:
-    """Read the files of a head.
+def read_head(images: Mapping[str, Path], manifest: Manifest) -> NetworkInput:
+    """Read the files of a head as a bundle wants them.
 
     Args:
         images: modality name -> file.
         manifest: what the bundle expects of them.
 
-    Returns:
-        The first modality as its file has it, and all modalities, in the manifest's order, in canonical orientation.
-
     Raises:
         UsageError: a modality is missing, or there is one too many.
         DataError: a file is bad, the grids disagree, or the voxel sizes are not those of the manifest.
     """
-    original, volumes = read_images(images, manifest.modalities)
-    _require_spacing(volumes[0], manifest.spacing)
-    return original, volumes
+    head = load_input(images, manifest.modalities, manifest.normalisation)
+    _require_spacing(head.volumes[0], manifest.spacing)
+    return head
 
 
 def _require_spacing(volume: Volume, spacing: Spacing | None) -> None:
@@ -52,26 +47,6 @@ def _require_spacing(volume: Volume, spacing: Spacing | None) -> None:
             f"expected voxels of {wanted} mm along {volume.orientation} axes, found {found} mm",
             hint=f"resample all images to {' x '.join(f'{least:g}' for least, _ in ranges)} mm first",
         )
-
-
-def normalise_modalities(volumes: list[Volume], manifest: Manifest) -> NDArray[np.float32]:
-    """Put the modalities into one array, each normalised as the manifest says.
-
-    Returns:
-        (C, X, Y, Z) float32.
-
-    Raises:
-        DataError: intensities are too large for float32.
-    """
-    stack = np.empty((len(volumes), *volumes[0].shape), np.float32)
-    for channel, volume, name in zip(stack, volumes, manifest.modalities, strict=True):
-        with np.errstate(over="ignore", invalid="ignore"):
-            channel[:] = normalise(volume.data, manifest.normalisation)
-        if not np.isfinite(channel).all():
-            raise DataError(
-                f"expected intensities of {name} that fit into float32, found larger ones", hint="scale the image first"
-            )
-    return stack
 
 
 def encode_codes(indices: Volume, manifest: Manifest) -> Volume:

@@ -112,6 +112,7 @@ class Proof(_Part):
         version: its version.
         device: where it ran.
         precision: what it computed in.
+        patches: patches whose logits were compared, spread evenly over the volumes; all where memory allowed.
         max_abs_logit_difference: largest difference of a logit.
         max_abs_logit: largest logit of torch, for scale.
         label_agreement: share of the voxels of whole volumes that got the same label, 0 to 1.
@@ -125,6 +126,7 @@ class Proof(_Part):
     version: str
     device: str
     precision: str
+    patches: Annotated[int, Field(ge=1)]
     max_abs_logit_difference: float
     max_abs_logit: float
     label_agreement: Share

@@ -13,14 +13,13 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from segkit.dataset import signal_mask
 from segkit.errors import BundleError, SegkitError, UsageError
 from segkit.inference import Tiling, segment_volume
 from segkit.memory import peak_mib
 from segkit_runtime.bundle import MODEL, Bundle
-from segkit_runtime.engines import ENGINES, RuntimeEngine, available, open_engine
+from segkit_runtime.engines import ENGINES, RuntimeEngine, missing_runtimes, open_engine
 from segkit_runtime.engines.checked import CheckedEngine
-from segkit_runtime.images import encode_codes, normalise_modalities, read_modalities
+from segkit_runtime.images import encode_codes, read_head
 from segkit_runtime.manifest import Manifest, Proof
 from segkit_runtime.result import Result
 
@@ -109,10 +108,7 @@ class Segmenter:
         manifest = self.bundle.manifest
         watch = _Stopwatch(load=self._load_seconds)
         with watch.stage("read"):
-            original, volumes = read_modalities({name: Path(file) for name, file in images.items()}, manifest)
-        with watch.stage("normalise"):
-            mask = signal_mask(volumes)
-            stack = normalise_modalities(volumes, manifest)
+            head = read_head({name: Path(file) for name, file in images.items()}, manifest)
         tiles = 0
 
         def count(done: int, total: int) -> None:
@@ -124,9 +120,9 @@ class Segmenter:
         with watch.stage("infer"):
             engine = CheckedEngine(self.engine, len(manifest.labels))
             tiling = Tiling(manifest.inference.patch, manifest.inference.overlap, manifest.inference.blending)
-            indices = volumes[0].with_data(segment_volume(engine, stack, mask, tiling, count))
+            indices = head.volumes[0].with_data(segment_volume(engine, head.images, head.mask, tiling, count))
         with watch.stage("restore"):
-            labels = encode_codes(indices, manifest).on_grid_of(original)
+            labels = encode_codes(indices, manifest).on_grid_of(head.original)
             counts = np.bincount(indices.data.ravel(), minlength=len(manifest.labels))
         names = [label.name for label in manifest.labels]
         return Result(
@@ -196,8 +192,8 @@ def _choose_runtime(manifest: Manifest, asked: str) -> str:
                 f"expected a proof for {' or '.join(ENGINES)} in the bundle {manifest.name!r}, found none",
                 hint="export it again with one of them installed",
             )
-        here = available()
-        return next((name for name in proven if not here[name]), proven[0])
+        missing = missing_runtimes()
+        return next((name for name in proven if name not in missing), proven[0])
     if asked in ENGINES and asked not in proven:
         raise UsageError(
             f"expected a runtime that is proven for the bundle {manifest.name!r}, got {asked!r}",

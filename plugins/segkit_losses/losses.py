@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from segkit.extras import require
+
 
 class CrossEntropy:
     """Cross-entropy in nats, the mean over the voxels that count."""
@@ -29,6 +31,7 @@ class Dice:
 
     def __init__(self) -> None:
         # Not at the top: monai takes seconds to import, and cross-entropy works without it.
+        require("monai", "train", "the Dice loss")
         from monai.losses import DiceLoss
 
         self._per_class = DiceLoss(reduction="none")

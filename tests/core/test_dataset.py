@@ -12,12 +12,12 @@ from segkit.dataset import (
     IGNORE,
     encode_labels,
     find_subjects,
+    load_input,
     read_images,
     read_label,
     select_modalities,
-    signal_mask,
 )
-from segkit.errors import DataError, UsageError, VolumeError
+from segkit.errors import DataError, PluginError, UsageError, VolumeError
 from segkit.nifti import write_volume
 from segkit.volume import Volume
 
@@ -44,7 +44,8 @@ def images(tmp_path: Path) -> dict[str, Path]:
 
 class TestReadImages:
     def test_come_in_the_order_of_the_modalities_on_one_canonical_grid(self, images):
-        t2, t1 = read_images(images, ["T2", "T1"])
+        first, (t2, t1) = read_images(images, ["T2", "T1"])
+        assert first.orientation == "LAS"
         assert t1.orientation == t2.orientation == "RAS"
         np.testing.assert_array_equal(t2.data, 2 * t1.data)
 
@@ -105,11 +106,52 @@ class TestReadImages:
             read_images(images, ["T1", "T2"])
 
 
-def test_signal_is_where_any_modality_is_not_zero():
-    first, second = np.zeros(SHAPE), np.zeros(SHAPE)
-    first[0], second[:, 0] = 1, -1
-    mask = signal_mask([Volume(first, np.eye(4)), Volume(second, np.eye(4))])
-    np.testing.assert_array_equal(mask, (first != 0) | (second != 0))
+class TestLoadInput:
+    def test_signal_is_where_any_modality_is_not_zero(self, tmp_path):
+        first, second = np.zeros(SHAPE, np.int16), np.zeros(SHAPE, np.int16)
+        first[0], second[:, 0] = 1, -1
+        files = {"T1": tmp_path / "t1.nii", "T2": tmp_path / "t2.nii"}
+        for file, data in zip(files.values(), (first, second), strict=True):
+            write_volume(file, Volume(data, np.eye(4)))
+        head = load_input(files, ["T1", "T2"], "none")
+        np.testing.assert_array_equal(head.mask, (first != 0) | (second != 0))
+        np.testing.assert_array_equal(head.images, [first, second])
+
+    def test_intensities_that_float32_cannot_hold_are_refused(self, tmp_path):
+        write_volume(tmp_path / "t1.nii", Volume(np.linspace(0, 1e300, 120).reshape(SHAPE), np.eye(4)))
+        with pytest.raises(DataError, match=r"expected intensities of at most 1e\+18, found larger ones; scale"):
+            load_input({"T1": tmp_path / "t1.nii"}, ["T1"], "zscore-nonzero")
+
+
+class TestSubjectIds:
+    @pytest.fixture
+    def find(self, tmp_path, monkeypatch):
+        def run(*ids: str, error: Exception | None = None) -> list[str]:
+            def finder(root: Path) -> list[Subject]:
+                if error:
+                    raise error
+                return [Subject(id=id_, images={"T1": root / "t1.nii"}) for id_ in ids]
+
+            monkeypatch.setattr(DatasetCard, "load", lambda card: finder)
+            return [subject.id for subject in find_subjects(CARD, tmp_path)]
+
+        return run
+
+    def test_come_sorted_as_people_sort(self, find):
+        assert find("subject-10", "subject-2", "070", "1") == ["1", "070", "subject-2", "subject-10"]
+
+    @pytest.mark.parametrize("id_", ["..", "/etc", "a/b", ""])
+    def test_id_that_leads_out_of_the_store_is_refused(self, find, id_):
+        with pytest.raises(PluginError, match=r"expected unique subject ids that can name a folder .* got"):
+            find("1", id_)
+
+    def test_id_that_stands_for_two_is_refused(self, find):
+        with pytest.raises(PluginError, match=r"expected unique subject ids .* got '1'"):
+            find("1", "2", "1")
+
+    def test_plugin_that_fails_is_named_with_its_error(self, find):
+        with pytest.raises(PluginError, match=r"data set 'heads' to find subjects in .*, KeyError: 'x'; run: segkit"):
+            find(error=KeyError("x"))
 
 
 class TestSelectModalities:
@@ -180,7 +222,10 @@ class TestEncodeLabels:
 class TestFindSubjects:
     @pytest.fixture
     def card(self, tmp_path, monkeypatch) -> DatasetCard:
-        (tmp_path / "heads_layout.py").write_text("def find(root):\n    return sorted(root.glob('*.head'))\n")
+        (tmp_path / "heads_layout.py").write_text(
+            "from segkit import Subject\n"
+            "def find(root):\n    return [Subject(id=file.stem, images={'T1': file}) for file in root.glob('*.head')]\n"
+        )
         monkeypatch.syspath_prepend(tmp_path)
         return DatasetCard(name="heads", factory="heads_layout:find", summary="for tests", labels=CARD.labels)
 
@@ -196,4 +241,4 @@ class TestFindSubjects:
 
     def test_folder_with_subjects(self, card, tmp_path):
         (tmp_path / "1.head").touch()
-        assert find_subjects(card, tmp_path) == [tmp_path / "1.head"]
+        assert find_subjects(card, tmp_path) == [Subject(id="1", images={"T1": tmp_path / "1.head"})]

@@ -49,7 +49,7 @@ FIELDS = {
     "DatasetCard": BASE | {"labels": True, "ignored": False, "make": False, "presets": False, "reference": False},
     "LossCard": BASE,
     "SamplerCard": BASE,
-    "RuntimeCard": BASE | {"module": True, "extra": True},
+    "RuntimeCard": BASE | {"module": True, "extra": True, "takes": False},
     "CommandCard": BASE,
     "Label": {"code": True, "name": True},
     "Reference": {"title": True, "year": True, "doi": True},

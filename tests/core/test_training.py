@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -15,11 +16,12 @@ from click.testing import CliRunner
 from safetensors.numpy import load_file
 
 from segkit.cli import cli
+from segkit.cli.train import _open_run
 from segkit.errors import DataError, SegkitError, UsageError
 from segkit.fakes import fake_registry, make_subjects
 from segkit.registry import Registry, Switches
 from segkit.run import Run
-from segkit.training import Trainer
+from segkit.training import Stopped, Trainer
 
 NETWORK = "--option width=2 --option levels=2 --option norm=instance --patch 16,16,16"
 SMALL = f"--model unet3d --dataset fake {NETWORK} --epochs 2 --patches-per-epoch 3 --loss cross-entropy --hold-out 1"
@@ -113,17 +115,15 @@ def metrics(run: Path) -> list[dict[str, str]]:
 
 def interrupt_at(step: int, whole: Path, stopped: Path, registry: Registry) -> None:
     """Start the same run in another folder and send Ctrl-C while a step is under way."""
-    run = Run.create(stopped, Run.open(whole).config)
-    from segkit.cli.train import _prepare
-
-    train_subjects, held_out = _prepare(registry, run)
+    Run.create(stopped, Run.open(whole).config)
+    run, (held_out, *train_subjects) = _open_run(registry, stopped)
 
     def on_step(done: int, loss: float) -> None:
         if done == step:
             os.kill(os.getpid(), signal.SIGINT)
 
-    with pytest.raises(KeyboardInterrupt, match=r"^$"):
-        Trainer(run, registry, train_subjects, held_out, on_step=on_step).fit()
+    with pytest.raises(Stopped, match=r"^$"):
+        Trainer(run, registry, train_subjects, [held_out], on_step=on_step).fit()
 
 
 def assert_same_run(first: Path, second: Path) -> None:
@@ -164,6 +164,7 @@ def test_resume_needs_a_run(segkit: Callable[..., str], tmp_path: Path) -> None:
         ("--loss dicce", "no loss 'dicce'; did you mean"),
         ("--patch 16,15,16", "expected patch sides that are multiples of 2 for unet3d, got 16x15x16; round each side"),
         ("--patch 24,16,16 --option levels=5", "multiples of 16 for unet3d, got 24x16x16"),
+        ("--patch 2,2,2", "expected a network that takes 1 x 2x2x2 voxels, it says: .*; choose a larger --patch"),
         ("--modality T3", "expected modalities T3, subject ball-1 has T1"),
         ("--option widht=3", "no option of model unet3d 'widht'; did you mean 'width'"),
         ("--hold-out 3", "expected more than 3 labelled subjects"),
@@ -198,6 +199,15 @@ def test_evaluate_scores_the_subjects_that_were_not_trained_on(segkit: Callable[
     assert report["thesis_convention"] == pytest.approx(np.mean([report["mean"]["background"], *foreground]), abs=1e-6)
     assert json.loads((run_folder / "scores.json").read_text()) == report
     assert (run_folder / "pictures" / "ball-1.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_evaluate_knows_the_subjects_it_was_trained_on_in_a_copy_of_the_data(
+    segkit: Callable[..., str], run_folder: Path, data: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(data, tmp_path / "copy")
+    (tmp_path / "copy" / "ball-2").rename(tmp_path / "copy" / "renamed")
+    report = json.loads(segkit("evaluate", run_folder, "--data", tmp_path / "copy", "--json"))
+    assert [row["subject"] for row in report["subjects"]] == ["ball-1"]
 
 
 def test_evaluate_prints_a_table_for_people(segkit: Callable[..., str], run_folder: Path) -> None:

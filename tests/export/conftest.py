@@ -44,6 +44,7 @@ def run(tmp_path: Path, phantom_folder: Path, registry: Registry) -> Run:
         labels=registry.card("dataset", "phantom").labels,
         ignored=(),
         train_subjects=("sub-001", "sub-002"),
+        train_labels_sha256=(),
         held_out_subjects=("sub-003",),
         normalisation="zscore-nonzero",
         least_spacing_mm=(1.9, 1.9, 1.9),

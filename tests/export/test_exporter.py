@@ -16,7 +16,7 @@ from segkit_export.exporter import Exported, Request, export
 from segkit_export.onnx_export import to_onnx
 from segkit_export.source import BareOptions
 from segkit_runtime.bundle import Bundle
-from segkit_runtime.engines import available
+from segkit_runtime.engines import ENGINES, missing_runtimes
 
 from .conftest import OPTIONS, PATCH
 from .test_tensorrt_build import needs_rtx
@@ -61,7 +61,7 @@ def test_a_bundle_opens_and_says_that_it_is_untrained(exported: Exported) -> Non
 
 
 def test_every_installed_runtime_is_proven(exported: Exported) -> None:
-    installed = {name for name, reason in available().items() if not reason}
+    installed = ENGINES.keys() - missing_runtimes().keys()
     assert {proof.runtime for proof in exported.bundle.manifest.proofs if proof.proven} == installed
     assert exported.warnings == ()
 
@@ -110,7 +110,7 @@ def test_a_run_is_compared_on_its_held_out_subject(registry: Registry, run: Run)
 def test_what_is_there_is_refused_before_any_work(registry: Registry, tmp_path: Path) -> None:
     (tmp_path / "x.segkit").mkdir()
     seen: list[str] = []
-    with pytest.raises(OutputExists, match=r"expected nothing at .*x\.segkit, something is there; add --overwrite"):
+    with pytest.raises(OutputExists, match=r"expected nothing at .*x\.segkit, found something; add --overwrite"):
         export(request(tmp_path / "x.segkit"), registry, lambda step, done, total: seen.append(step))
     assert seen == []
 
@@ -225,7 +225,7 @@ def test_an_engine_that_cannot_be_built_leaves_no_bundle_without_it(
     def fail(*_: object) -> None:
         raise SegkitError("no engine")
 
-    monkeypatch.setattr(tensorrt_build, "require", lambda: None)
+    monkeypatch.setattr(tensorrt_build, "require_module", lambda *_: None)
     monkeypatch.setattr(tensorrt_build, "build_engine", fail)
     with pytest.raises(SegkitError, match="no engine"):
         export(request(tmp_path / "x.segkit", tensorrt=True), registry)

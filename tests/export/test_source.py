@@ -60,7 +60,7 @@ def test_a_modality_named_twice_is_refused(registry: Registry) -> None:
 
 
 def test_a_patch_that_does_not_fit_is_refused_with_one_that_does(registry: Registry) -> None:
-    said = "expected patch sides that are multiples of 8 for unet3d, got 33x12x64; .* for example 40,16,64"
+    said = "expected patch sides that are multiples of 2 for unet3d, got 33x12x64; .* for example 34,12,64"
     with pytest.raises(UsageError, match=said):
         open_bare(registry, patch=(33, 12, 64))
 
@@ -95,7 +95,8 @@ def test_a_folder_named_as_a_model_does_not_hide_the_model(
 
 
 def test_a_run_says_everything_itself(registry: Registry, run: Run) -> None:
-    (run.folder / "scores.json").write_text(json.dumps({"mean": {"CSF": 0.9, "GM": 0.85}}))
+    scores = {"weights_sha256": run.weights_sha256(), "mean": {"CSF": 0.9, "GM": 0.85, "WM": None}}
+    (run.folder / "scores.json").write_text(json.dumps(scores))
     target = find_target(str(run.folder), registry)
     source = open_source(target, registry)
     assert target.default_out == run.folder / "unet3d.segkit"
@@ -108,6 +109,11 @@ def test_a_run_says_everything_itself(registry: Registry, run: Run) -> None:
     assert (weights.trained, weights.dataset, weights.sha256) == (True, "phantom", run.weights_sha256())
     assert (weights.train_subjects, weights.held_out_subjects) == (["sub-001", "sub-002"], ["sub-003"])
     assert weights.dice == {"CSF": 0.9, "GM": 0.85}
+
+
+def test_scores_of_other_weights_are_not_taken(registry: Registry, run: Run) -> None:
+    (run.folder / "scores.json").write_text(json.dumps({"weights_sha256": "0" * 64, "mean": {"CSF": 0.9}}))
+    assert open_source(find_target(str(run.folder), registry), registry).weights.dice is None
 
 
 def test_a_run_without_scores_has_no_dice(registry: Registry, run: Run) -> None:

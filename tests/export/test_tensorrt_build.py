@@ -107,7 +107,7 @@ def test_a_missing_module_names_the_extra(unet_onnx: bytes, monkeypatch: pytest.
 def test_a_folder_without_files_is_no_module(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: types.SimpleNamespace(origin=None))
     with pytest.raises(MissingExtra, match="'tensorrt_rtx'"):
-        tensorrt_build.require()
+        tensorrt_build.require_module()
 
 
 def test_a_module_that_does_not_load_says_why(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,8 @@ TILING = Tiling(PATCH)
 class Changed:
     """An engine that does something to what torch says."""
 
-    runtime, device, precision = "changed", "cpu", "fp32"
+    runtime, version, device, precision = "changed", "1", "cpu", "fp32"
+    batch = 1
 
     def __init__(self, network: torch.nn.Module, change: Any) -> None:
         self._engine = TorchEngine(network)

@@ -47,6 +47,7 @@ def make_proof(runtime: str, **changes: Any) -> Proof:
         "version": version,
         "device": "cpu",
         "precision": "fp32",
+        "patches": 4,
         "max_abs_logit_difference": 1e-6,
         "max_abs_logit": 30.0,
         "label_agreement": 1.0,

@@ -138,7 +138,7 @@ class TestRefusedBeforeAnyWork:
     def test_a_picture_without_matplotlib(
         self, call: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(segkit_runtime.cli, "find_spec", lambda name: None)
+        monkeypatch.setattr("segkit.extras.is_installed", lambda module: False)
         with pytest.raises(MissingExtra, match=r"--png needs the module 'matplotlib'.*segkit3d\[report\]"):
             call("--png", tmp_path / "overlay.png")
 

@@ -16,7 +16,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from segkit.errors import BundleError, MissingExtra, SegkitError, UnknownName, UsageError
-from segkit_runtime.engines import ENGINES, available, open_engine
+from segkit_runtime.engines import ENGINES, missing_runtimes, open_engine
 from segkit_runtime.engines.onnx_bytes import require_self_contained
 
 RUNTIMES = sorted(ENGINES)
@@ -83,7 +83,7 @@ class TestRefuse:
         without_module(runtime)
         with pytest.raises(MissingExtra, match=rf"needs the module '{runtime}'.*pip install \"segkit3d\["):
             open_engine(runtime, make_onnx())
-        assert "pip install" in available()[runtime]
+        assert "pip install" in missing_runtimes()[runtime]
 
     def test_a_bare_folder_that_pip_left_behind_is_not_installed(
         self, runtime: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -94,12 +94,12 @@ class TestRefuse:
         monkeypatch.setattr(sys, "meta_path", finders)
         monkeypatch.setattr(sys, "path", [str(tmp_path)])
         monkeypatch.delitem(sys.modules, runtime, raising=False)
-        assert "not installed" in available()[runtime]
+        assert "not installed" in missing_runtimes()[runtime]
 
     def test_a_broken_module_says_how_to_mend_it(
         self, runtime: str, monkeypatch: pytest.MonkeyPatch, make_onnx: Callable, without_module: Callable
     ) -> None:
-        monkeypatch.setattr("segkit_runtime.engines._is_installed", lambda module: True)
+        monkeypatch.setattr("segkit_runtime.engines.is_installed", lambda module: True)
         monkeypatch.setitem(sys.modules, runtime, None)
         with pytest.raises(SegkitError, match=f"'{runtime}' to be importable.*--force-reinstall {runtime}"):
             open_engine(runtime, make_onnx())
@@ -166,7 +166,7 @@ def test_an_unknown_runtime_names_the_nearest(make_onnx: Callable) -> None:
 
 
 def test_all_runtimes_are_available_where_the_tests_run() -> None:
-    assert available() == dict.fromkeys(["openvino", "onnxruntime"], "")
+    assert missing_runtimes() == {}
 
 
 def test_every_extra_that_an_error_names_exists() -> None:

@@ -141,7 +141,7 @@ class TestReport:
         assert report["labels"] == {"background": 0, "grey matter": 150, "white matter": 250}
         assert report["volumes_ml"] == pytest.approx(result.volumes_ml, abs=1e-6)
         assert report["tiles"] == result.tiles
-        assert set(report["timings_s"]) == {"load", "read", "normalise", "infer", "restore"}
+        assert set(report["timings_s"]) == {"load", "read", "infer", "restore"}
         assert report["warnings"] == []
         assert report["peak_mib"] > 10
         saved = nib.load(tmp_path / "seg.nii.gz")

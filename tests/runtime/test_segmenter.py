@@ -57,6 +57,7 @@ class TestLabels:
         t1, t2 = (head_arrays[name].astype(float) for name in ("T1", "T2"))
         right = np.concatenate([t2[1:], t2[-1:]])
         expected = np.array([0, 150, 250])[np.argmax([np.full_like(t1, 10.5), t1, right], axis=0)]
+        expected[(t1 == 0) & (t2 == 0)] = 0
         np.testing.assert_array_equal(result.labels.data, expected)
         assert result.labels.data.dtype == np.uint8
         assert (result.runtime, result.device, result.precision) == (runtime, "cpu", "fp32")
@@ -137,7 +138,7 @@ class TestLabels:
 
     def test_timings_name_every_stage(self, segmenter: Segmenter, head: Head) -> None:
         result = segmenter.segment(head)
-        assert list(result.timings_s) == ["load", "read", "normalise", "infer", "restore"]
+        assert list(result.timings_s) == ["load", "read", "infer", "restore"]
         assert all(seconds >= 0 for seconds in result.timings_s.values())
 
 
@@ -206,7 +207,7 @@ class TestBadImages:
     ) -> None:
         arrays = {name: array.astype(np.float64) for name, array in head_arrays.items()}
         arrays["T1"] *= 1e300
-        with pytest.raises(DataError, match="expected intensities of T1 that fit into float32"):
+        with pytest.raises(DataError, match=r"expected intensities of at most 1e\+18, found larger ones"):
             segmenter.segment(save_head(tmp_path / "huge", arrays, affine))
 
     def test_a_segmenter_survives_a_bad_image(self, segmenter: Segmenter, head: Head, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from segkit.cards import load_attribute
 from segkit.cli.options import json_option
 from segkit.cli.output import print_json, print_table, progress_bar
 from segkit.dataset import find_subjects
-from segkit.errors import UnknownName, UsageError
+from segkit.errors import PluginError, UnknownName, UsageError
 from segkit.registry import Registry
 
 
@@ -35,10 +35,16 @@ def make(registry: Registry, name: str, folder: Path, preset: str | None, subjec
         raise UsageError(
             f"expected a data set that can be made, {name!r} holds recorded images", hint="download it from its owner"
         )
-    preset = preset or next(iter(card.presets))
+    preset = preset or next(iter(card.presets), "")
     if preset not in card.presets:
         raise UnknownName(f"preset of {name}", preset, card.presets)
-    function = load_attribute(card.make)
+    try:
+        function = load_attribute(card.make)
+    except Exception as error:
+        raise PluginError(
+            f"expected {card.make} of the data set {name!r} to import, {type(error).__name__}: {error}",
+            hint=f"run: segkit plugins doctor {name}",
+        ) from error
     with progress_bar() as progress:
         task = progress.add_task(f"making {preset} subjects", total=subjects)
         function(folder, preset, subjects, seed, lambda subject: progress.advance(task))

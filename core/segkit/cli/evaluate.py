@@ -13,7 +13,8 @@ from segkit.cli.options import json_option
 from segkit.cli.output import print_json, print_table, progress_bar
 from segkit.dataset import find_subjects
 from segkit.errors import UsageError
-from segkit.files import write_bytes
+from segkit.extras import require
+from segkit.files import sha256_of, write_bytes
 from segkit.registry import Registry
 from segkit.run import Run
 
@@ -34,11 +35,14 @@ def evaluate(registry: Registry, folder: Path, data: Path | None, device: str, a
     config = run.config
     card = registry.card("dataset", config.dataset)
     data = (data or config.data).resolve()
-    subjects = [s for s in find_subjects(card, data) if s.label is not None]
-    if data == config.data:
-        subjects = [s for s in subjects if s.id not in config.train_subjects]
+    subjects = [
+        subject
+        for subject in find_subjects(card, data)
+        if subject.label is not None and sha256_of(subject.label) not in config.train_labels_sha256
+    ]
     if not subjects:
         raise UsageError(f"expected labelled subjects in {data} that the run was not trained on, found none")
+    require("matplotlib", "report", "the pictures of segkit evaluate")
     network = run.build_network(registry)
     from segkit.evaluation import score_subject, summarise
     from segkit.inference import Tiling
@@ -46,7 +50,7 @@ def evaluate(registry: Registry, folder: Path, data: Path | None, device: str, a
     from segkit.pictures import save_overlay
 
     engine = TorchEngine(network, device=device)
-    scores = []
+    scores = {}
     with progress_bar() as bar:
         for subject in subjects:
             task = bar.add_task(f"segmenting {subject.id}", total=None)
@@ -67,17 +71,17 @@ def evaluate(registry: Registry, folder: Path, data: Path | None, device: str, a
                 [label.name for label in card.labels],
                 subject.id,
             )
-            scores.append(score)
+            scores[subject.id] = score.dice
     report: dict[str, Any] = {"data": str(data), "weights_sha256": run.weights_sha256(), **summarise(scores, card)}
     write_bytes(folder / "scores.json", json.dumps(report, indent=1).encode())
     if as_json:
         print_json(report)
         return
-    rows = [*report["subjects"], {"subject": "mean", "dice": report["mean"], **report}]
+    rows = [*report["subjects"], {**report, "subject": "mean", "dice": report["mean"]}]
     print_table(
         [
             {
-                "subject": row["subject"] if isinstance(row["subject"], str) else "mean",
+                "subject": row["subject"],
                 **{name: _percent(value) for name, value in row["dice"].items()},
                 "foreground mean": _percent(row["foreground_mean"]),
                 "thesis convention": _percent(row["thesis_convention"]),

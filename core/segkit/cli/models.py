@@ -60,7 +60,7 @@ def show(
         "takes_channels": "any" if card.in_channels is None else card.in_channels,
         "classes": classes,
         "patch": list(card.patch),
-        "multiple": card.multiple,
+        "multiple": getattr(network, "multiple", card.multiple),
         "parameters": size.parameters,
         "layers": {rule: {"count": getattr(size, rule), "rule": text} for rule, text in RULES.items()},
         "macs": size.macs,

@@ -12,15 +12,13 @@ import click
 
 from segkit.cli.options import json_option
 from segkit.cli.output import print_json, print_table, progress_bar
+from segkit.conformance import HEAVY
 from segkit.errors import UnknownName
-from segkit.installed import KINDS, Entry, shadowed_distributions, unreadable_distributions
+from segkit.installed import KINDS, Entry, normalise, shadowed_distributions, unreadable_distributions
 from segkit.loader import Failure
 from segkit.registry import Registry, switched_off
 
 _TIMEOUT_SECONDS = 120
-
-_HEAVY = ("torch", "onnx", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "SimpleITK", "monai", "matplotlib")
-"""Libraries that a plugin module must not import, since listings would wait for them."""
 
 _PROBE = """
 import json, os, sys, time
@@ -152,7 +150,7 @@ def _named(registry: Registry, name: str) -> list[Entry]:
         (entry, status)
         for kind in KINDS
         for entry, status in registry.list(kind)
-        if entry.is_called(name) or name == entry.distribution
+        if entry.is_called(name) or normalise(name) == entry.distribution
     ]
     if not found:
         raise UnknownName("plugin", name, {known for e in registry.entries for known in (e.name, e.distribution)})
@@ -164,7 +162,7 @@ def _named(registry: Registry, name: str) -> list[Entry]:
 
 def _probe(entry: Entry, *, factory: bool) -> dict[str, Any]:
     """Load one plugin in a process of its own: a crash in a native library cannot be caught in ours."""
-    asked = {"entry": dataclasses.asdict(entry), "heavy": _HEAVY, "factory": factory}
+    asked = {"entry": dataclasses.asdict(entry), "heavy": HEAVY, "factory": factory}
     command = [sys.executable, "-P", "-c", _PROBE, json.dumps(asked)]
     failed: dict[str, Any] = {"status": "broken", "stage": "import", "imports": [], "import_seconds": None}
     try:

@@ -5,23 +5,46 @@ from __future__ import annotations
 import importlib.metadata
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
+from segkit.cards import DatasetCard
 from segkit.cli.device import choose_device, device_option
 from segkit.cli.options import Triple, parse_options
 from segkit.cli.output import progress_bar
-from segkit.dataset import find_subjects, select_modalities
-from segkit.errors import OutputExists, SegkitError, UnknownName, UsageError
+from segkit.complexity import require_trainable
+from segkit.dataset import Subject, find_subjects, select_modalities
+from segkit.errors import OutputExists, SegkitError, UsageError
+from segkit.extras import require
+from segkit.files import sha256_of
 from segkit.patches import require_multiple
+from segkit.preprocess import Normalisation
 from segkit.registry import Registry
 from segkit.run import Run, RunConfig
 from segkit.store import PreparedSubject, prepare
 
 LEARNING_RATES = {"sgd": 1e-3, "adamw": 2e-3}
 """SGD's is the thesis'; AdamW's suits networks of a few million parameters and less."""
+
+NORMALISATION: Normalisation = "zscore-nonzero"
+STORE = "store"
+"""Folder of the prepared subjects inside a run."""
+
+_TAKEN_OVER = (
+    "loss",
+    "sampler",
+    "optimizer",
+    "weight_decay",
+    "epochs",
+    "patches_per_epoch",
+    "batch_size",
+    "overlap",
+    "seed",
+)
+"""Options whose values go into the config as they are."""
 
 
 @click.command(epilog="Example: segkit train --model unet3d --dataset phantom --data data/iseg --out runs/first")
@@ -60,28 +83,26 @@ def train(ctx: click.Context, /, out: Path, resume: bool, device: str, **chosen:
     """Train a network. Ctrl-C saves the state after the step under way; --resume goes on as if nothing had happened."""
     registry: Registry = ctx.obj
     device = choose_device(device)
+    for module, extra in (("safetensors", "train"), ("tensorboard", "train"), ("matplotlib", "report")):
+        require(module, extra, "training")
     if resume:
         _refuse_changes(ctx)
-        run = Run.open(out)
+        run, prepared = _open_run(registry, out)
     else:
-        if out.exists() and any(out.iterdir()):
+        if any(path.name != STORE for path in (out.iterdir() if out.is_dir() else ())):
             raise OutputExists(
                 f"expected a new run folder, found files in {out}", hint="choose another --out, or add --resume"
             )
-        run = _new_run(registry, out, **chosen)
-    try:
-        train_subjects, held_out = _prepare(registry, run)
-    except SegkitError:
-        if not resume:
-            shutil.rmtree(out)
-        raise
+        run, prepared = _new_run(registry, out, **chosen)
+    split = len(run.config.held_out_subjects)
+    held_out, train_subjects = prepared[:split], prepared[split:]
     config = run.config
     click.echo(
         f"{config.model} on {device}: {len(train_subjects)} subjects to train on, {len(held_out)} held out "
         f"({', '.join(config.held_out_subjects)}), channels {', '.join(config.modalities)}, {config.steps} steps",
         err=True,
     )
-    from segkit.training import Trainer
+    from segkit.training import Stopped, Trainer
 
     with progress_bar() as bar:
         task = bar.add_task("training", total=config.steps)
@@ -95,10 +116,13 @@ def train(ctx: click.Context, /, out: Path, resume: bool, device: str, **chosen:
         def on_step(step: int, loss: float) -> None:
             bar.update(task, completed=step, description=f"training, loss {loss:.3f}")
 
-        trainer = Trainer(run, registry, train_subjects, held_out, device, on_step, on_epoch)
+        def on_stop() -> None:
+            bar.console.print("stopping after the step under way; Ctrl-C again loses what came after the last epoch")
+
+        trainer = Trainer(run, registry, train_subjects, held_out, device, on_step, on_epoch, on_stop)
         try:
             progress = trainer.fit()
-        except KeyboardInterrupt:
+        except Stopped:
             bar.console.print(f"stopped; nothing is lost. Go on with: segkit train --resume --out {out}")
             raise
     click.echo(
@@ -116,7 +140,11 @@ def _new_run(
     dataset: str,
     hold_out: int | None,
     **chosen: Any,
-) -> Run:
+) -> tuple[Run, list[PreparedSubject]]:
+    """Check all that was chosen, prepare the subjects, and write the config: in this order, so a refusal is clean.
+
+    The subjects come with those held out first.
+    """
     if model is None or data is None:
         raise UsageError(
             "expected --model and --data for a new run",
@@ -124,13 +152,8 @@ def _new_run(
         )
     entry, card = registry.resolve("model", model), registry.card("model", model)
     for kind in ("loss", "sampler"):
-        registry.card(kind, chosen[kind])
+        registry.build(kind, chosen[kind])
     dataset_entry, dataset_card = registry.resolve("dataset", dataset), registry.card("dataset", dataset)
-    options = parse_options(chosen["options"])
-    for option in options:
-        if option not in card.options:
-            raise UnknownName(f"option of model {model}", option, card.options)
-    patch = chosen["patch"] or card.patch
     subjects = [s for s in find_subjects(dataset_card, data) if s.label is not None]
     count = hold_out or max(1, round(len(subjects) / 5))
     if len(subjects) <= count:
@@ -139,14 +162,20 @@ def _new_run(
             hint="lower --hold-out, or add subjects",
         )
     modalities = select_modalities(subjects, chosen["modalities"])
-    if card.in_channels not in (None, len(modalities)):
-        raise UsageError(
-            f"expected {card.in_channels} modalities for {model}, got {', '.join(modalities)}",
-            hint="choose them with --modality",
-        )
-    from segkit.nifti import read_volume
-
-    spacings = [read_volume(s.images[modalities[0]]).canonical().spacing_mm for s in subjects]
+    options = parse_options(chosen["options"])
+    network = registry.build_model(model, len(modalities), len(dataset_card.labels), options)
+    patch = chosen["patch"] or card.patch
+    require_multiple(patch, getattr(network, "multiple", card.multiple), model)
+    require_trainable(network, len(modalities), patch, chosen["batch_size"])
+    existed = out.exists()
+    try:
+        prepared = _prepare(dataset_card, subjects, modalities, NORMALISATION, out)
+    except SegkitError:
+        shutil.rmtree(out / STORE, ignore_errors=True)
+        if not existed and out.is_dir():
+            out.rmdir()
+        raise
+    spacings = [subject.spacing_mm for subject in prepared]
     optimizer = chosen["optimizer"]
     config = RunConfig(
         model=entry.qualified,
@@ -159,7 +188,8 @@ def _new_run(
         ignored=dataset_card.ignored,
         held_out_subjects=tuple(s.id for s in subjects[:count]),
         train_subjects=tuple(s.id for s in subjects[count:]),
-        normalisation="zscore-nonzero",
+        train_labels_sha256=tuple(sha256_of(s.label) for s in subjects[count:] if s.label),
+        normalisation=NORMALISATION,
         least_spacing_mm=tuple(min(axis) for axis in zip(*spacings, strict=True)),
         most_spacing_mm=tuple(max(axis) for axis in zip(*spacings, strict=True)),
         patch=patch,
@@ -168,50 +198,33 @@ def _new_run(
             "python": sys.version.split()[0],
             **{name: _version(name) for name in ("torch", "numpy", "monai", "segkit3d")},
         },
-        **{
-            key: chosen[key]
-            for key in (
-                "loss",
-                "sampler",
-                "optimizer",
-                "weight_decay",
-                "epochs",
-                "patches_per_epoch",
-                "batch_size",
-                "overlap",
-                "seed",
-            )
-        },
+        **{key: chosen[key] for key in _TAKEN_OVER},
     )
-    network = registry.build_model(config.model, len(modalities), len(config.labels), config.options)
-    require_multiple(patch, getattr(network, "multiple", card.multiple), model)
-    return Run.create(out, config)
+    return Run.create(out, config), prepared
 
 
-def _prepare(registry: Registry, run: Run) -> tuple[list[PreparedSubject], list[PreparedSubject]]:
-    """Prepare the run's subjects in `RUN/store` and split them as the config says."""
+def _open_run(registry: Registry, out: Path) -> tuple[Run, list[PreparedSubject]]:
+    """Read a run and see that its subjects are prepared as they were."""
+    run = Run.open(out)
     config = run.config
     card = registry.card("dataset", config.dataset)
-    wanted = [*config.held_out_subjects, *config.train_subjects]
     found = {subject.id: subject for subject in find_subjects(card, config.data)}
+    wanted = [*config.held_out_subjects, *config.train_subjects]
     missing = [id_ for id_ in wanted if id_ not in found]
     if missing:
         raise UsageError(
             f"expected subject {missing[0]} in {config.data}, found {', '.join(found)}",
             hint="restore the data of the run",
         )
+    return run, _prepare(card, [found[id_] for id_ in wanted], config.modalities, config.normalisation, out)
+
+
+def _prepare(
+    card: DatasetCard, subjects: Sequence[Subject], modalities: Sequence[str], normalisation: Normalisation, out: Path
+) -> list[PreparedSubject]:
     with progress_bar() as bar:
-        task = bar.add_task("preparing", total=len(wanted))
-        prepared = prepare(
-            [found[id_] for id_ in wanted],
-            card,
-            config.modalities,
-            config.normalisation,
-            run.folder / "store",
-            lambda _: bar.advance(task),
-        )
-    split = len(config.held_out_subjects)
-    return prepared[split:], prepared[:split]
+        task = bar.add_task("preparing", total=len(subjects))
+        return prepare(subjects, card, modalities, normalisation, out / STORE, lambda _: bar.advance(task))
 
 
 def _refuse_changes(ctx: click.Context) -> None:

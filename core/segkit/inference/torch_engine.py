@@ -38,7 +38,8 @@ class TorchEngine:
         """Map patches (B, C, X, Y, Z) to logits (B, K, X, Y, Z)."""
         import torch
 
-        with torch.inference_mode():
+        # TF32 keeps ten bits of a product: on by default in cuDNN, and not what "fp32" promises.
+        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             images = torch.from_numpy(np.ascontiguousarray(patches))
             logits = self._network(images.to(self.device, memory_format=torch.channels_last_3d))
             result: NDArray[np.float32] = logits.float().cpu().numpy()

@@ -63,7 +63,7 @@ def segment_volume(
         progress: called with the number of tiles done and the number of tiles.
 
     Returns:
-        (X, Y, Z) uint8 class indices; 0 where nothing was inferred.
+        (X, Y, Z) uint8 class indices; 0 outside the mask, whatever tiles reach there.
     """
     shape = mask.shape
     patch = tiling.patch
@@ -88,6 +88,7 @@ def segment_volume(
             progress(done, len(tiles))
     if slab is not None:
         _finish(slab, labels, top, top + patch[0])
+    labels[~mask] = 0
     return labels[: shape[0], : shape[1], : shape[2]]
 
 

@@ -1,5 +1,5 @@
 """Training: from a prepared store to a run folder."""
 
-from segkit.training.loop import Trainer
+from segkit.training.loop import Stopped, Trainer
 
-__all__ = ["Trainer"]
+__all__ = ["Stopped", "Trainer"]

@@ -33,11 +33,16 @@ class Progress:
     seconds: float = 0.0
 
 
+def _plain(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy of its own: safetensors refuses tensors that share memory, as tied weights do."""
+    return tensor.detach().cpu().contiguous().clone()
+
+
 def save_weights(path: Path, network: torch.nn.Module) -> None:
     """Write a network's weights in one step."""
     from safetensors.torch import save
 
-    write_bytes(path, save({name: tensor.contiguous().cpu() for name, tensor in network.state_dict().items()}))
+    write_bytes(path, save({name: _plain(tensor) for name, tensor in network.state_dict().items()}))
 
 
 def save_checkpoint(path: Path, network: torch.nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
@@ -45,13 +50,13 @@ def save_checkpoint(path: Path, network: torch.nn.Module, optimizer: torch.optim
     import torch
     from safetensors.torch import save
 
-    tensors = {f"network.{name}": tensor.contiguous().cpu() for name, tensor in network.state_dict().items()}
+    tensors = {f"network.{name}": _plain(tensor) for name, tensor in network.state_dict().items()}
     scalars: dict[str, Any] = {}
     for index, state in optimizer.state_dict()["state"].items():
         for key, value in state.items():
             name = f"optimizer.{index}.{key}"
             if isinstance(value, torch.Tensor):
-                tensors[name] = value.contiguous().cpu()
+                tensors[name] = _plain(value)
             else:
                 scalars[name] = value
     write_bytes(path, save(tensors, {"progress": json.dumps(asdict(progress)), "scalars": json.dumps(scalars)}))

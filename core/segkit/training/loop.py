@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from segkit.dataset import IGNORE
 from segkit.errors import SegkitError
@@ -47,6 +48,7 @@ class Trainer:
         device: torch device.
         on_step: called after every step with the number of steps done and the loss.
         on_epoch: called after every epoch with its row of metrics.csv.
+        on_stop: called when Ctrl-C or SIGTERM has come; the step under way is finished first.
     """
 
     run: Run
@@ -56,6 +58,7 @@ class Trainer:
     device: str = "cpu"
     on_step: Callable[[int, float], None] = lambda step, loss: None
     on_epoch: Callable[[dict[str, Any]], None] = lambda row: None
+    on_stop: Callable[[], None] = lambda: None
 
     def fit(self) -> Progress:
         """Train from the last checkpoint, or from the start, to the end.
@@ -64,8 +67,8 @@ class Trainer:
             How the training went.
 
         Raises:
-            KeyboardInterrupt: Ctrl-C or SIGTERM; the state has been saved, and another `fit` goes on from it.
-            SegkitError: the loss is not finite.
+            Stopped: Ctrl-C or SIGTERM; the state has been saved, and another `fit` goes on from it.
+            SegkitError: the loss is not finite, or memory ran out.
         """
         import torch
         from torch.utils.tensorboard import SummaryWriter
@@ -80,7 +83,10 @@ class Trainer:
         optimizer = self._optimizer(network)
         progress = load_checkpoint(self.run.last, network, optimizer) if self.run.last.is_file() else Progress()
         began = time.monotonic() - progress.seconds
-        with _stop_request() as stop, SummaryWriter(self.run.folder / "tensorboard", purge_step=progress.step) as board:
+        with (
+            _stop_request(self.on_stop) as stop,
+            SummaryWriter(self.run.folder / "tensorboard", purge_step=progress.step) as board,
+        ):
             while len(progress.rows) < config.epochs:
                 end = (len(progress.rows) + 1) * config.steps_per_epoch
                 network.train()
@@ -91,7 +97,7 @@ class Trainer:
                     self.on_step(progress.step, loss)
                     if stop.requested:
                         self._save(network, optimizer, progress, began)
-                        raise KeyboardInterrupt
+                        raise Stopped
                 self._save(network, optimizer, progress, began)
                 row = self._validate(network, progress, stop)
                 progress.rows.append({**row, "seconds": round(time.monotonic() - began, 2)})
@@ -129,6 +135,20 @@ class Trainer:
         # Dropout draws from torch's generator: seeding it per step makes a resumed run equal to one that never stopped.
         torch.manual_seed(int(np.random.SeedSequence([config.seed, step]).generate_state(1)[0]))
         images, target = draw_batch(self.train, sampler, config.patch, config.batch_size, config.seed, step)
+        with _memory_errors():
+            return self._learn(network, optimizer, loss_function, images, target, step)
+
+    def _learn(
+        self,
+        network: torch.nn.Module,
+        optimizer: torch.optim.Optimizer,
+        loss_function: Any,
+        images: NDArray[np.float32],
+        target: NDArray[np.int64],
+        step: int,
+    ) -> float:
+        import torch
+
         optimizer.zero_grad(set_to_none=True)
         logits = network(torch.from_numpy(images).to(self.device, memory_format=torch.channels_last_3d))
         loss = loss_function(logits, torch.from_numpy(target).to(self.device), IGNORE)
@@ -190,6 +210,24 @@ class Trainer:
         self.on_epoch(last)
 
 
+@contextmanager
+def _memory_errors() -> Iterator[None]:
+    """Say what to do where memory runs out; on the CPU torch says so in a plain RuntimeError."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not isinstance(error, MemoryError) and "memory" not in str(error):
+            raise
+        raise SegkitError(
+            f"expected a step to fit into memory, it does not: {str(error).splitlines()[0]}",
+            hint="choose a smaller --patch or --batch-size",
+        ) from error
+
+
+class Stopped(KeyboardInterrupt):
+    """Training was stopped, and its state saved before."""
+
+
 class _StopRequest:
     """Whether Ctrl-C or SIGTERM has come."""
 
@@ -198,11 +236,11 @@ class _StopRequest:
     def check(self, done: int, total: int) -> None:
         """Stop a validation: it is repeated on resume, and the steps before it have been saved."""
         if self.requested:
-            raise KeyboardInterrupt
+            raise Stopped
 
 
 @contextmanager
-def _stop_request() -> Iterator[_StopRequest]:
+def _stop_request(on_stop: Callable[[], None]) -> Iterator[_StopRequest]:
     """Turn the first Ctrl-C or SIGTERM into a request that is met after the step; a second one acts as usual."""
     stop = _StopRequest()
     if threading.current_thread() is not threading.main_thread():
@@ -212,6 +250,7 @@ def _stop_request() -> Iterator[_StopRequest]:
 
     def request(number: int, frame: object) -> None:
         stop.requested = True
+        on_stop()
         signal.signal(number, before[signal.Signals(number)])
 
     for number in before:

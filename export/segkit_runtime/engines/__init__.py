@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass
 from typing import Protocol
 
 from segkit.cards import load_attribute
 from segkit.errors import BundleError, MissingExtra, SegkitError, UnknownName, UsageError
+from segkit.extras import is_installed
 from segkit.inference.engine import Engine
 from segkit_runtime.engines.onnx_bytes import require_self_contained
 
@@ -36,9 +36,9 @@ ENGINES = {
 """Runtimes by name, the fastest first."""
 
 
-def available() -> dict[str, str]:
-    """Each runtime's name with an empty string, or with the reason why it cannot run here. Nothing is imported."""
-    return {name: "" if _is_installed(kind.module) else str(_missing(name)) for name, kind in ENGINES.items()}
+def missing_runtimes() -> dict[str, str]:
+    """The runtimes that cannot run here, each with the reason. Nothing is imported."""
+    return {name: str(_missing(name)) for name, kind in ENGINES.items() if not is_installed(kind.module)}
 
 
 def open_engine(runtime: str, model: bytes, *, threads: int | None = None) -> RuntimeEngine:
@@ -58,7 +58,7 @@ def open_engine(runtime: str, model: bytes, *, threads: int | None = None) -> Ru
     """
     if runtime not in ENGINES:
         raise UnknownName("runtime", runtime, ENGINES)
-    if not _is_installed(ENGINES[runtime].module):
+    if not is_installed(ENGINES[runtime].module):
         raise _missing(runtime)
     if threads is not None and threads < 1:
         raise UsageError(f"expected at least 1 thread, got {threads}")
@@ -88,9 +88,3 @@ def first_line(error: BaseException) -> str:
 
 def _missing(runtime: str) -> MissingExtra:
     return MissingExtra(ENGINES[runtime].module, ENGINES[runtime].extra, f"the runtime {runtime!r}")
-
-
-def _is_installed(module: str) -> bool:
-    """Whether the module has a file of its own: pip leaves a bare folder behind where two onnxruntime wheels met."""
-    spec = importlib.util.find_spec(module)
-    return spec is not None and spec.origin is not None
