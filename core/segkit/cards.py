@@ -72,7 +72,7 @@ class ModelCard(Card):
     multiple: int = 1
     in_channels: int | None = None
     options: Mapping[str, int | float | str | bool] = field(default_factory=dict)
-    licence: str = "Apache-2.0"
+    licence: str = "not stated"
     reference: Reference | None = None
 
 

@@ -86,7 +86,7 @@ def select_modalities(subjects: Sequence[Subject], wanted: Sequence[str] = ()) -
         if missing:
             raise UsageError(
                 f"expected modalities {', '.join(names)}, subject {subject.id} has {', '.join(subject.images)}",
-                hint=f"leave out {', '.join(missing)} with --modality, or complete the subject",
+                hint=f"known: {', '.join(subject.images)}; choose among them with --modality, or complete the subject",
             )
     return names
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from pathlib import Path
@@ -24,9 +25,16 @@ def write_bytes(path: Path, payload: bytes) -> None:
         finally:
             draft.unlink(missing_ok=True)
     except OSError as error:
-        raise UsageError(
-            f"expected to write {path}, found: {error.strerror or error}", hint="free space, or choose another place"
-        ) from error
+        raise cannot_write(path, error) from error
+
+
+def cannot_write(path: Path, error: OSError) -> UsageError:
+    """What someone should read whose output the system refuses."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return UsageError(
+        f"expected to write {path}, the system says: {error.strerror or error}",
+        hint="free space" if full else "choose another place",
+    )
 
 
 def sha256_of(path: Path) -> str:

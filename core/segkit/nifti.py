@@ -213,7 +213,7 @@ def _read_header(path: Path) -> tuple[Nifti1Header, _Payload]:
             break
     raise VolumeError(
         f"expected a NIfTI file (.nii, .nii.gz) at {path}, found something else",
-        hint="convert it, for example with dcm2niix",
+        hint="convert it to one .nii.gz file",
     )
 
 

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from segkit.cards import DatasetCard, Size
 from segkit.dataset import IGNORE, Subject, load_input, read_label
 from segkit.errors import DataError
-from segkit.files import write_bytes
+from segkit.files import cannot_write, write_bytes
 from segkit.preprocess import Normalisation
 from segkit.volume import require_same_grid
 
@@ -92,7 +92,11 @@ def prepare(
         known = target / "subject.json"
         stored = _read_record(known)
         if stored.get("made_from") != record:
-            stored = {"made_from": record, "spacing_mm": _prepare_one(subject, card, modalities, normalisation, target)}
+            try:
+                spacing_mm = _prepare_one(subject, card, modalities, normalisation, target)
+            except OSError as error:
+                raise cannot_write(target, error) from error
+            stored = {"made_from": record, "spacing_mm": spacing_mm}
             write_bytes(known, json.dumps(stored, indent=1).encode())
         prepared.append(PreparedSubject(subject.id, target, tuple(stored["spacing_mm"])))
         progress(subject.id)

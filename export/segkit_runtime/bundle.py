@@ -17,6 +17,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from segkit.errors import BundleError, OutputExists, UsageError
+from segkit.files import cannot_write
 from segkit_runtime.card import render_card
 from segkit_runtime.manifest import SCHEMA, Manifest
 
@@ -59,6 +60,10 @@ class Bundle:
         if not folder.is_dir():
             found = "a file" if folder.exists() else "nothing"
             raise BundleError(f"expected a bundle, a folder with a {MANIFEST}, at {folder}, found {found}")
+        if (folder / "config.json").is_file() and not (folder / MANIFEST).exists():
+            raise BundleError(
+                f"expected a bundle at {folder}, found a run", hint=f"make a bundle of it: segkit export {folder}"
+            )
         checksums = _read_checksums(folder)
         _require_same_files(folder, checksums)
         for name in checksums:
@@ -129,9 +134,7 @@ def write_bundle(
         bundle = Bundle.open(draft)
         _swap(draft, folder)
     except OSError as error:
-        raise UsageError(
-            f"expected to write {folder}, found: {error.strerror or error}", hint="free space, or choose another place"
-        ) from error
+        raise cannot_write(folder, error) from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return dataclasses.replace(bundle, folder=folder)
@@ -148,7 +151,8 @@ def require_free_bundle(folder: Path, overwrite: bool) -> None:
         return
     if not overwrite:
         raise OutputExists(
-            f"expected nothing at {folder}, found something", hint="add --overwrite, or choose another --out"
+            f"expected nothing at {folder}, found {'a folder' if folder.is_dir() else 'a file'}",
+            hint="add --overwrite, or choose another --out",
         )
     if folder.is_symlink() or not ((folder / MANIFEST).is_file() and (folder / SUMS).is_file()):
         raise UsageError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import click
@@ -11,7 +11,7 @@ from segkit.cli.options import json_option
 from segkit.cli.output import print_json, print_table, progress_bar
 from segkit.errors import UsageError
 from segkit.extras import require
-from segkit_runtime.result import Result, require_free_file, require_free_output
+from segkit_runtime.result import Result, report_path, require_free_file, require_free_output
 
 
 @click.command(
@@ -45,6 +45,7 @@ def segment(
 ) -> None:
     """Segment one head with BUNDLE. Writes labels on the first image's own grid, and a report (.json) beside them."""
     images = _parse_modalities(modalities)
+    _require_not_an_input(images, [out, report_path(out), *([png] if png else [])])
     require_free_output(out, overwrite)
     if png is not None:
         _require_picture(png, overwrite)
@@ -64,7 +65,8 @@ def segment(
         return
     print_table([{"label": name, "ml": f"{volume:.2f}"} for name, volume in result.volumes_ml.items()])
     click.echo(
-        f"\n{result.runtime} {result.version} on {result.device} in {result.precision}: {result.tiles} patches, "
+        f"\n{result.runtime} {result.version} on {result.device} in {result.precision}: "
+        f"{result.tiles} {'patch' if result.tiles == 1 else 'patches'}, "
         f"{sum(result.timings_s.values()):.1f} s ({result.timings_s['infer']:.1f} s in the network)"
     )
     click.echo(f"labels in {out}, report in {report}" + (f", picture in {png}" if png is not None else ""))
@@ -80,6 +82,15 @@ def _parse_modalities(pairs: Sequence[str]) -> dict[str, Path]:
             raise UsageError(f"expected each modality once, got {name} twice", hint="drop one --modality")
         images[name] = Path(file)
     return images
+
+
+def _require_not_an_input(images: Mapping[str, Path], outputs: Sequence[Path]) -> None:
+    """Refuse to write over an image that is read, whatever --overwrite says."""
+    for name, image in images.items():
+        if image.resolve() in [output.resolve() for output in outputs]:
+            raise UsageError(
+                f"expected an output other than the images, got {image}, the {name}", hint="choose another"
+            )
 
 
 def _require_picture(png: Path, overwrite: bool) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from segkit.errors import OutputExists, UsageError
-from segkit.files import write_bytes
+from segkit.files import cannot_write, write_bytes
 from segkit.nifti import require_nifti_name, write_volume
 from segkit.volume import Volume
 
@@ -41,7 +41,7 @@ class Result:
         peak_mib: largest memory the process has held so far, where the system tells.
     """
 
-    labels: Volume
+    labels: Volume = field(repr=False)
     indices: Volume = field(repr=False)
     codes: Mapping[str, int]
     volumes_ml: Mapping[str, float]
@@ -107,11 +107,10 @@ class Result:
             write_bytes(report, (json.dumps(self.report(), indent=1, ensure_ascii=False) + "\n").encode())
             draft.replace(path)
         except (OSError, UsageError) as error:
-            reason = error.__cause__ or error
-            raise UsageError(
-                f"expected to write {path}, the system says: {getattr(reason, 'strerror', None) or reason}",
-                hint="free space, or choose another place",
-            ) from error
+            reason = error if isinstance(error, OSError) else error.__cause__
+            if not isinstance(reason, OSError):
+                raise
+            raise cannot_write(path, reason) from error
         finally:
             draft.unlink(missing_ok=True)
         return report

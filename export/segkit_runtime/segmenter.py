@@ -193,7 +193,15 @@ def _choose_runtime(manifest: Manifest, asked: str) -> str:
                 hint="export it again with one of them installed",
             )
         missing = missing_runtimes()
-        return next((name for name in proven if name not in missing), proven[0])
+        usable = [name for name in proven if name not in missing]
+        if not usable:
+            raise UsageError(
+                f"expected {' or '.join(proven)} to be installed, found neither"
+                if len(proven) > 1
+                else missing[proven[0]],
+                hint=f"run: pip install {proven[0]}",
+            )
+        return usable[0]
     if asked in ENGINES and asked not in proven:
         raise UsageError(
             f"expected a runtime that is proven for the bundle {manifest.name!r}, got {asked!r}",

@@ -16,6 +16,7 @@ def segkit_models() -> list[ModelCard]:
             patch=(128, 128, 64),
             multiple=8,
             options={"width": 32, "levels": 4, "norm": "batch"},
+            licence="Apache-2.0",
             reference=Reference(
                 title="3D U-Net: Learning Dense Volumetric Segmentation from Sparse Annotation",
                 year=2016,

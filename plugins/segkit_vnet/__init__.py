@@ -21,6 +21,7 @@ def segkit_models() -> list[ModelCard]:
             summary="V-Net: residual encoder and decoder of 5^3 convolutions, four resolutions below the input's",
             patch=(128, 128, 64),
             multiple=16,
+            licence="Apache-2.0",
             reference=_VNET,
         ),
         ModelCard(
@@ -29,6 +30,7 @@ def segkit_models() -> list[ModelCard]:
             summary="V-Net without its deepest step down and up: a quarter of the weights",
             patch=(128, 128, 64),
             multiple=8,
+            licence="Apache-2.0",
             reference=_VNET,
         ),
     ]

@@ -168,7 +168,7 @@ class TestSelectModalities:
 
     def test_subject_that_lacks_one_is_named(self):
         with pytest.raises(
-            UsageError, match=r"expected modalities T1, FLAIR, subject 1 has T1, T2; leave out FLAIR with"
+            UsageError, match=r"expected modalities T1, FLAIR, subject 1 has T1, T2; known: T1, T2; choose among"
         ):
             select_modalities(self.SUBJECTS, ["T1", "FLAIR"])
 

@@ -191,6 +191,18 @@ def test_a_damaged_checkpoint_is_one_line(run_folder: Path, tmp_path: Path, regi
         Trainer(run, registry, [], []).fit()
 
 
+def test_a_patch_beyond_memory_is_one_line_and_leaves_no_run_behind(train: Callable[..., str], tmp_path: Path) -> None:
+    with pytest.raises(SegkitError, match=r"expected a step to fit into memory, .*; choose a smaller --patch"):
+        train(tmp_path / "run", "--patch 65536,65536,65536")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_where_nothing_can_be_written_is_one_line(train: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match=r"expected to write .*file/run.*, the system says: .*; choose another place"):
+        train(tmp_path / "file" / "run")
+
+
 def test_evaluate_scores_the_subjects_that_were_not_trained_on(segkit: Callable[..., str], run_folder: Path) -> None:
     report = json.loads(segkit("evaluate", run_folder, "--json"))
     assert [row["subject"] for row in report["subjects"]] == ["ball-1"]

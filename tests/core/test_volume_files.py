@@ -225,7 +225,7 @@ class TestInterruptedWriting:
 
         monkeypatch.setattr(Path, "write_bytes", half)
         with pytest.raises(
-            UsageError, match=r"expected to write .*image\.nii\.gz, found: No space left on device; free"
+            UsageError, match=r"expected to write .*image\.nii\.gz, the system says: No space left on device; free"
         ):
             write_volume(path, self.volume(2))
         self.assert_nothing_happened(path)
@@ -234,7 +234,9 @@ class TestInterruptedWriting:
         limits = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (8192, limits[1]))
         try:
-            with pytest.raises(UsageError, match=r"expected to write .*image\.nii\.gz, found: File too large"):
+            with pytest.raises(
+                UsageError, match=r"expected to write .*image\.nii\.gz, the system says: File too large"
+            ):
                 write_volume(path, self.volume(2))
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -253,14 +255,16 @@ class TestInterruptedWriting:
 
 def test_writing_onto_a_folder_is_refused(tmp_path):
     (tmp_path / "image.nii").mkdir()
-    with pytest.raises(UsageError, match=r"expected to write .*image\.nii, found: Is a directory; "):
+    with pytest.raises(UsageError, match=r"expected to write .*image\.nii, the system says: Is a directory; "):
         write_volume(tmp_path / "image.nii", Volume(np.zeros((2, 2, 2), np.uint8), np.eye(4)))
     assert [path.name for path in tmp_path.iterdir()] == ["image.nii"]
 
 
 def test_writing_below_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UsageError, match=r"expected to write .*x\.json, found: (Not a directory|File exists); "):
+    with pytest.raises(
+        UsageError, match=r"expected to write .*x\.json, the system says: (Not a directory|File exists); "
+    ):
         write_bytes(tmp_path / "file" / "x.json", b"{}")
 
 

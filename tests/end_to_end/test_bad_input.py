@@ -100,6 +100,24 @@ def test_segment_refuses_an_output_that_is_there(job: Job, segkit: Segkit, tmp_p
     assert out.read_text() == "mine"
 
 
+@pytest.mark.parametrize("option", ["--out {}", "--out seg.nii.gz --png {}"])
+def test_segment_never_writes_over_an_image_it_reads(
+    option: str, job: Job, segkit: Segkit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(job.data / "sub-001", tmp_path / "head")
+    before = (tmp_path / "head" / "T1.nii.gz").read_bytes()
+    images = "--modality T1=head/T1.nii.gz --modality T2=head/T2.nii.gz"
+    done = segkit(f"segment {job.bundle} {images} {option.format('head/../head/T1.nii.gz')} --overwrite")
+    refused(done, "expected an output other than the images, got head/T1.nii.gz, the T1")
+    assert (tmp_path / "head" / "T1.nii.gz").read_bytes() == before
+
+
+def test_segment_says_that_a_run_is_no_bundle(job: Job, segkit: Segkit, tmp_path: Path) -> None:
+    done = segkit(f"segment {job.run} --modality T1={job.data}/sub-001/T1.nii.gz --out {tmp_path / 'seg.nii.gz'}")
+    refused(done, f"found a run; make a bundle of it: segkit export {job.run}")
+
+
 @pytest.mark.parametrize("name", ["manifest.json", "model.onnx", "card.md"])
 def test_segment_refuses_an_altered_bundle(name: str, job: Job, segkit: Segkit, tmp_path: Path) -> None:
     bundle = tmp_path / "altered.segkit"

@@ -122,13 +122,29 @@ def train(ctx: click.Context, /, out: Path, resume: bool, device: str, **chosen:
         trainer = Trainer(run, registry, train_subjects, held_out, device, on_step, on_epoch, on_stop)
         try:
             progress = trainer.fit()
-        except Stopped:
-            bar.console.print(f"stopped; nothing is lost. Go on with: segkit train --resume --out {out}")
+        except KeyboardInterrupt as stop:
+            kept = "nothing is lost" if isinstance(stop, Stopped) else "the last checkpoint is kept"
+            bar.console.print(f"stopped, {kept}. Go on with: segkit train --resume --out {out}")
+            ctx.exit(130)
+        except SegkitError:
+            if not (resume or run.last.is_file()):
+                _discard(out)
             raise
     click.echo(
         f"best held-out Dice {progress.best:.4f}, run in {out}\n"
-        f"next: segkit evaluate {out}   segkit export {out} --onnx --trt"
+        f"next: segkit evaluate {out}\n      segkit export {out} --onnx --trt"
     )
+
+
+def _discard(out: Path) -> None:
+    """Take away what a run left that never did a step."""
+    if not out.is_dir():
+        return
+    for folder in (STORE, "tensorboard"):
+        shutil.rmtree(out / folder, ignore_errors=True)
+    (out / "config.json").unlink(missing_ok=True)
+    if not any(out.iterdir()):
+        out.rmdir()
 
 
 def _new_run(
@@ -167,13 +183,10 @@ def _new_run(
     patch = chosen["patch"] or card.patch
     require_multiple(patch, getattr(network, "multiple", card.multiple), model)
     require_trainable(network, len(modalities), patch, chosen["batch_size"])
-    existed = out.exists()
     try:
         prepared = _prepare(dataset_card, subjects, modalities, NORMALISATION, out)
     except SegkitError:
-        shutil.rmtree(out / STORE, ignore_errors=True)
-        if not existed and out.is_dir():
-            out.rmdir()
+        _discard(out)
         raise
     spacings = [subject.spacing_mm for subject in prepared]
     optimizer = chosen["optimizer"]

@@ -134,8 +134,8 @@ class Trainer:
             group["lr"] = self._learning_rate(step)
         # Dropout draws from torch's generator: seeding it per step makes a resumed run equal to one that never stopped.
         torch.manual_seed(int(np.random.SeedSequence([config.seed, step]).generate_state(1)[0]))
-        images, target = draw_batch(self.train, sampler, config.patch, config.batch_size, config.seed, step)
         with _memory_errors():
+            images, target = draw_batch(self.train, sampler, config.patch, config.batch_size, config.seed, step)
             return self._learn(network, optimizer, loss_function, images, target, step)
 
     def _learn(
