@@ -54,6 +54,7 @@ def save_learning_curve(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     right.set(title="Dice on held-out volumes", xlabel="epoch", ylim=(0, 1))
     right.legend(loc="lower right", frameon=False)
     for axes in (left, right):
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
     _save(figure, path)
 
