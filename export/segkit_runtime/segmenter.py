@@ -196,10 +196,8 @@ def _choose_runtime(manifest: Manifest, asked: str) -> str:
         usable = [name for name in proven if name not in missing]
         if not usable:
             raise UsageError(
-                f"expected {' or '.join(proven)} to be installed, found neither"
-                if len(proven) > 1
-                else missing[proven[0]],
-                hint=f"run: pip install {proven[0]}",
+                f"expected a runtime that is proven for the bundle {manifest.name!r} to be installed, found none",
+                hint=f"run: pip install {' (or: pip install '.join(proven)}" + ")" * (len(proven) - 1),
             )
         return usable[0]
     if asked in ENGINES and asked not in proven:

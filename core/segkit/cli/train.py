@@ -6,6 +6,7 @@ import importlib.metadata
 import shutil
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -106,9 +107,10 @@ def train(ctx: click.Context, /, out: Path, resume: bool, device: str, **chosen:
 
     with progress_bar() as bar:
         task = bar.add_task("training", total=config.steps)
+        say = partial(bar.console.print, soft_wrap=True, highlight=False)
 
         def on_epoch(row: dict[str, Any]) -> None:
-            bar.console.print(
+            say(
                 f"epoch {row['epoch']}/{config.epochs}  loss {row['loss']:.4f}  "
                 f"held-out Dice {row['mean_dice']:.4f}  {row['seconds']:.0f} s"
             )
@@ -117,14 +119,14 @@ def train(ctx: click.Context, /, out: Path, resume: bool, device: str, **chosen:
             bar.update(task, completed=step, description=f"training, loss {loss:.3f}")
 
         def on_stop() -> None:
-            bar.console.print("stopping after the step under way; Ctrl-C again loses what came after the last epoch")
+            say("stopping after the step under way; Ctrl-C again loses what came after the last epoch")
 
         trainer = Trainer(run, registry, train_subjects, held_out, device, on_step, on_epoch, on_stop)
         try:
             progress = trainer.fit()
         except KeyboardInterrupt as stop:
             kept = "nothing is lost" if isinstance(stop, Stopped) else "the last checkpoint is kept"
-            bar.console.print(f"stopped, {kept}. Go on with: segkit train --resume --out {out}")
+            say(f"stopped, {kept}. Go on with: segkit train --resume --out {out}")
             ctx.exit(130)
         except SegkitError:
             if not (resume or run.last.is_file()):
