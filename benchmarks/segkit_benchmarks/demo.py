@@ -8,8 +8,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import shlex
-import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -24,6 +22,7 @@ from segkit.metrics import confusion_matrix, dice, mean_dice
 from segkit.nifti import read_volume, write_volume
 from segkit.pictures import save_overlay
 from segkit.volume import Volume, require_same_grid
+from segkit_benchmarks.commands import run_segkit
 
 LABELS = ("background", "CSF", "GM", "WM")
 TRAIN_SUBJECTS, TEST_SUBJECTS = 6, 2
@@ -44,9 +43,8 @@ def demo(out: Path) -> None:
 
     def segkit(arguments: str, **paths: Path) -> None:
         words = [word.format(**paths) for word in shlex.split(arguments)]
-        click.secho(f"\n$ segkit {shlex.join(words)}", bold=True)
         start = time.monotonic()
-        code = _wait_for(subprocess.Popen([sys.executable, "-m", "segkit", *words]))
+        code = run_segkit(words)
         if code:
             sys.exit(code)
         steps.append({"command": f"segkit {shlex.join(words)}", "seconds": round(time.monotonic() - start, 1)})
@@ -71,15 +69,6 @@ def demo(out: Path) -> None:
     scores = _score_brain(out, brain, result, truth)
     minutes = (time.monotonic() - began) / 60
     _summarise(out, steps, scores, minutes)
-
-
-def _wait_for(process: subprocess.Popen[bytes]) -> int:
-    """Wait for a command to end by itself: Ctrl-C reaches it too, and it may need a while to save its state."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        return process.wait()
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _nilearn_map(name: str) -> Volume:

@@ -16,6 +16,11 @@ API = 1
 
 Size = tuple[int, int, int]
 
+OptionValue = int | float | str | bool
+"""What an option of a card may be: a value that the command line and JSON can hold."""
+
+Options = Mapping[str, OptionValue]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
@@ -71,45 +76,73 @@ class ModelCard(Card):
     patch: Size
     multiple: int = 1
     in_channels: int | None = None
-    options: Mapping[str, int | float | str | bool] = field(default_factory=dict)
+    options: Options = field(default_factory=dict)
     licence: str = "not stated"
     reference: Reference | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Label:
-    """A class of a data set: its code in files, and its name. The class index is its place in the card's tuple."""
+    """A class of a data set. The class index is its place in the tuple of labels.
+
+    Attributes:
+        code: its code in label files, and the one that is written.
+        name: what people call it.
+        merged: further codes that are read as this class.
+    """
 
     code: int
     name: str
+    merged: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetCard(Card):
-    """A data set: `factory(root) -> list[Subject]` finds the subjects of a folder. Core reads the files.
+    """A data set: `factory(root, **options) -> list[Subject]` finds the subjects of a folder. Core reads the files.
 
     Attributes:
-        labels: the classes in the order of their indices; index 0 is background.
+        labels: the classes in the order of their indices; index 0 is background. Empty where there are none, or where
+            `read_labels` finds them.
         ignored: codes in label files that are neither trained on nor scored.
+        read_labels: `"package.module:attribute"` of `read_labels(root, **options) -> (labels, ignored)`, for a data
+            set whose classes depend on the folder or on the options.
+        options: further arguments of the factory, with their defaults.
         make: `"package.module:attribute"` of a function that makes the data set, if it can be made:
             `make(root, preset, subjects, seed, progress)`.
         presets: names that `make` takes, with a line on each.
+        contrast: `"package.module:attribute"` of `contrast(seed) -> Sequence[segkit.contrast.ContrastSeries]`, for a
+            data set that computes its images: how the timing of a sequence changes the contrast of a slice.
         reference: where the data set was published.
     """
 
-    labels: tuple[Label, ...]
+    labels: tuple[Label, ...] = ()
     ignored: tuple[int, ...] = ()
+    read_labels: str | None = None
+    options: Options = field(default_factory=dict)
     make: str | None = None
     presets: Mapping[str, str] = field(default_factory=dict)
+    contrast: str | None = None
     reference: Reference | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class LossCard(Card):
-    """A loss: `factory()` returns a callable `(logits, target, ignore) -> scalar`.
+    """A loss: `factory(**options)` returns a callable `(logits, target, ignore) -> scalar`.
 
     Logits are `(B, K, X, Y, Z)` float32, the target `(B, X, Y, Z)` int64; voxels of target `ignore` count nothing.
+
+    Attributes:
+        options: arguments of the factory, with their defaults.
+        class_shares: the factory also takes `class_shares`: of each class, its share (0 to 1) of the training voxels
+            that are not ignored.
+        weight_map: `"package.module:attribute"` of `weight_map(label, spacing_mm, **options)`, which gives each voxel
+            of a subject, `(X, Y, Z)` uint8 classes, a float32 weight. It is computed once per subject and stored; the
+            loss is then called with a fourth argument, `weights` `(B, X, Y, Z)`.
     """
+
+    options: Options = field(default_factory=dict)
+    class_shares: bool = False
+    weight_map: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

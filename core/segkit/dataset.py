@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from segkit.cards import DatasetCard
+from segkit.analyze import read_analyze
+from segkit.cards import DatasetCard, Label, Options, load_attribute
 from segkit.errors import DataError, PluginError, SegkitError, UnknownName, UsageError
 from segkit.nifti import read_volume
-from segkit.preprocess import Normalisation, normalise
-from segkit.volume import Volume, require_same_grid
+from segkit.preprocess import Preprocessing, preprocess
+from segkit.volume import Volume
 
 IGNORE = 255
 """The class index of voxels that are neither trained on nor scored."""
@@ -29,24 +30,69 @@ class Subject:
         id: unique in its data set.
         images: modality name -> file, in channel order.
         label: the label file, or None where there is none.
+        channels: modality name -> its place along the fourth axis, where one file holds several modalities.
+        orientation: the directions of the axes, for example "RAS", of files that do not say: Analyze.
     """
 
     id: str
     images: Mapping[str, Path]
     label: Path | None = None
+    channels: Mapping[str, int] = field(default_factory=dict)
+    orientation: str = ""
 
 
-def find_subjects(card: DatasetCard, root: Path) -> list[Subject]:
-    """Find the subjects of a data set in a folder, sorted by id as people sort (2 before 10).
+@dataclass(frozen=True)
+class LabelScheme:
+    """What the codes of label files mean.
+
+    Attributes:
+        labels: the classes in the order of their indices; index 0 is background.
+        ignored: codes that are neither trained on nor scored.
+    """
+
+    labels: tuple[Label, ...]
+    ignored: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set in a folder: its subjects, sorted as people sort (2 before 10), and the meaning of its labels."""
+
+    card: DatasetCard
+    root: Path
+    subjects: tuple[Subject, ...]
+    scheme: LabelScheme
+
+    @property
+    def labelled(self) -> tuple[Subject, ...]:
+        """The subjects that have a label file."""
+        return tuple(subject for subject in self.subjects if subject.label is not None)
+
+
+def open_dataset(card: DatasetCard, root: Path, options: Options | None = None) -> Dataset:
+    """Find the subjects of a data set in a folder, and what its labels mean.
+
+    Args:
+        card: of the data set.
+        root: the folder.
+        options: options of the card, where they differ from its defaults.
 
     Raises:
+        UnknownName: an option that the card does not have.
         DataError: the folder is missing or holds no subject.
         PluginError: the plugin of the data set fails, or gives ids that are not unique names.
     """
     if not root.is_dir():
         raise DataError(f"expected a folder of the data set {card.name!r}, found nothing at {root}")
+    for option in options or {}:
+        if option not in card.options:
+            raise UnknownName(f"option of data set {card.name}", option, card.options)
+    chosen = {**card.options, **(options or {})}
     try:
-        subjects: list[Subject] = card.load()(root)
+        subjects: list[Subject] = card.load()(root, **chosen)
+        scheme = (card.labels, card.ignored)
+        if card.read_labels:
+            scheme = load_attribute(card.read_labels)(root, **chosen)
     except SegkitError:
         raise
     except (Exception, SystemExit) as error:
@@ -67,7 +113,8 @@ def find_subjects(card: DatasetCard, root: Path) -> list[Subject]:
             f"expected unique subject ids that can name a folder from the data set {card.name!r}, got {strange[0]!r}",
             hint="mend the plugin of the data set",
         )
-    return sorted(subjects, key=lambda subject: _natural(subject.id))
+    in_order = sorted(subjects, key=lambda subject: _natural(subject.id))
+    return Dataset(card, root, tuple(in_order), LabelScheme(*scheme))
 
 
 def _natural(text: str) -> list[tuple[int, str]]:
@@ -91,16 +138,11 @@ def select_modalities(subjects: Sequence[Subject], wanted: Sequence[str] = ()) -
     return names
 
 
-def read_images(images: Mapping[str, Path], modalities: Sequence[str]) -> tuple[Volume, list[Volume]]:
-    """Read one file per modality, all on one grid.
-
-    Returns:
-        The first modality as its file has it, and all modalities, in order, in canonical orientation.
+def require_modalities(images: Mapping[str, Path], modalities: Sequence[str]) -> None:
+    """Refuse images that are not exactly one file for each modality.
 
     Raises:
         UsageError: a modality is missing, or there is one too many.
-        VolumeError: a file is bad, or the grids disagree.
-        DataError: an image holds one value only.
     """
     missing = [name for name in modalities if name not in images]
     extra = [name for name in images if name not in modalities]
@@ -112,21 +154,55 @@ def read_images(images: Mapping[str, Path], modalities: Sequence[str]) -> tuple[
                 + [str(UnknownName("modality", name, modalities)) for name in extra]
             ),
         )
-    files = [images[name].resolve() for name in modalities]
-    twice = next((name for i, name in enumerate(modalities) if files[i] in files[:i]), None)
+
+
+def read_image(subject: Subject, modality: str) -> Volume:
+    """Read one modality of a subject as its file has it.
+
+    Raises:
+        VolumeError: the file is bad.
+        DataError: it holds one value only.
+    """
+    path = subject.images[modality]
+    volume = _read(path, subject.orientation, subject.channels.get(modality))
+    if volume.data.min() == volume.data.max():
+        value = volume.data.flat[0]
+        raise DataError(
+            f"expected an image in {path}, found {f'{value:g}' if value else 'zeros'} only",
+            hint="check the export that wrote it",
+        )
+    return volume
+
+
+def read_images(subject: Subject, modalities: Sequence[str]) -> tuple[Volume, list[Volume]]:
+    """Read modalities of a subject, each on its own grid.
+
+    Returns:
+        The first modality as its file has it, and all modalities, in order, in canonical orientation.
+
+    Raises:
+        UsageError: a modality is missing, or two are the same image.
+        VolumeError: a file is bad.
+        DataError: an image holds one value only.
+    """
+    missing = [name for name in modalities if name not in subject.images]
+    if missing:
+        raise UsageError(
+            f"expected the modalities {', '.join(modalities)}, subject {subject.id} has {', '.join(subject.images)}",
+            hint="choose among them with --modality, or complete the subject",
+        )
+    sources = [(subject.images[name].resolve(), subject.channels.get(name)) for name in modalities]
+    twice = next((name for i, name in enumerate(modalities) if sources[i] in sources[:i]), None)
     if twice is not None:
-        raise UsageError(f"expected one file per modality, got {images[twice]} twice", hint="check the paths")
-    first = read_volume(images[modalities[0]])
-    volumes = [first.canonical(), *(read_volume(images[name]).canonical() for name in modalities[1:])]
-    for name, volume in zip(modalities, volumes, strict=True):
-        if volume.data.min() == volume.data.max():
-            value = volume.data.flat[0]
-            raise DataError(
-                f"expected an image in {images[name]}, found {f'{value:g}' if value else 'zeros'} only",
-                hint="check the export that wrote it",
-            )
-        require_same_grid(volumes[0], volume, modalities[0], name)
-    return first, volumes
+        raise UsageError(f"expected one file per modality, got {subject.images[twice]} twice", hint="check the paths")
+    first = read_image(subject, modalities[0])
+    return first, [first.canonical(), *(read_image(subject, name).canonical() for name in modalities[1:])]
+
+
+def _read(path: Path, orientation: str, channel: int | None = None) -> Volume:
+    if path.suffix in (".hdr", ".img"):
+        return read_analyze(path, orientation)
+    return read_volume(path, channel=channel)
 
 
 @dataclass(frozen=True)
@@ -135,7 +211,7 @@ class NetworkInput:
 
     Attributes:
         original: the first modality as its file has it.
-        volumes: all modalities in channel order, canonical, as read.
+        volumes: all modalities in channel order, canonical, on the grid of the first, intensities before normalisation.
         images: (C, X, Y, Z) float32, normalised.
         mask: (X, Y, Z), the voxels where any modality is not zero: all, unless the images were skull-stripped.
     """
@@ -146,45 +222,45 @@ class NetworkInput:
     mask: NDArray[np.bool_]
 
 
-def load_input(images: Mapping[str, Path], modalities: Sequence[str], normalisation: Normalisation) -> NetworkInput:
-    """Read, check and normalise the modalities of one head: the one way into training, proof and runtime.
+def load_input(subject: Subject, modalities: Sequence[str], preprocessing: Preprocessing) -> NetworkInput:
+    """Read, check and preprocess the modalities of one head: the one way into training, proof and runtime.
 
     Raises:
-        UsageError, VolumeError, DataError: see `read_images` and `normalise`.
+        UsageError, VolumeError, DataError: see `read_images` and `preprocess`.
     """
-    original, volumes = read_images(images, modalities)
-    return NetworkInput(
-        original,
-        volumes,
-        np.stack([normalise(volume.data, normalisation) for volume in volumes]),
-        np.logical_or.reduce([volume.data != 0 for volume in volumes]),
-    )
+    original, volumes = read_images(subject, modalities)
+    volumes, images, mask = preprocess(volumes, modalities, preprocessing)
+    return NetworkInput(original, volumes, images, mask)
 
 
-def read_label(path: Path, card: DatasetCard) -> Volume:
-    """Read a label file as class indices, uint8, canonical; ignored codes become `IGNORE`.
+def read_label(subject: Subject, scheme: LabelScheme) -> Volume:
+    """Read the label file of a subject as class indices, uint8, canonical; ignored codes become `IGNORE`.
 
     Raises:
         VolumeError: the file is bad.
-        DataError: it holds a code that the card does not know.
+        DataError: there is no label file, or it holds a code that the scheme does not know.
     """
-    raw = read_volume(path).canonical()
-    return raw.with_data(encode_labels(raw.data, card, path))
+    if subject.label is None:
+        raise DataError(
+            f"expected a label file for subject {subject.id}, found none", hint="use labelled subjects only"
+        )
+    raw = _read(subject.label, subject.orientation).canonical()
+    return raw.with_data(encode_labels(raw.data, scheme, subject.label))
 
 
-def encode_labels(codes: NDArray[Any], card: DatasetCard, path: Path) -> NDArray[np.uint8]:
-    """Turn codes of the data set into class indices."""
+def encode_labels(codes: NDArray[Any], scheme: LabelScheme, path: Path) -> NDArray[np.uint8]:
+    """Turn codes of label files into class indices; `path` is named in the error."""
     indices = np.full(codes.shape, IGNORE - 1, np.uint8)
-    for index, label in enumerate(card.labels):
-        indices[codes == label.code] = index
-    for code in card.ignored:
+    for index, label in enumerate(scheme.labels):
+        for code in (label.code, *label.merged):
+            indices[codes == code] = index
+    for code in scheme.ignored:
         indices[codes == code] = IGNORE
     unknown = indices == IGNORE - 1
     if unknown.any():
         found = ", ".join(f"{code:g}" for code in np.unique(codes[unknown])[:5])
-        known = ", ".join(str(label.code) for label in card.labels) + "".join(
-            f", {code} (ignored)" for code in card.ignored
-        )
+        known = ", ".join(str(code) for label in scheme.labels for code in (label.code, *label.merged))
+        known += "".join(f", {code} (ignored)" for code in scheme.ignored)
         raise DataError(
             f"expected the label codes {known} in {path}, found {found}",
             hint="check that the file belongs to this data set (--dataset)",

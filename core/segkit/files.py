@@ -28,6 +28,13 @@ def write_bytes(path: Path, payload: bytes) -> None:
         raise cannot_write(path, error) from error
 
 
+def remove_drafts(folder: Path) -> None:
+    """Take away what writers that were killed left in a folder that nobody else writes to."""
+    for draft in folder.glob(".*.*"):
+        if draft.suffix[1:].isdecimal() and draft.is_file():
+            draft.unlink(missing_ok=True)
+
+
 def cannot_write(path: Path, error: OSError) -> UsageError:
     """What someone should read whose output the system refuses."""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

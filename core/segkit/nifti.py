@@ -18,65 +18,67 @@ from numpy.typing import NDArray
 
 from segkit.errors import UsageError, VolumeError
 from segkit.files import write_bytes
-from segkit.volume import Volume, corners_apart_mm, format_size
-
-MAX_VOLUME_BYTES = 4 * 2**30
-"""The largest image, in bytes as stored, that is read; checked in the header before anything is allocated."""
+from segkit.imagefile import (
+    HEADROOM_BYTES,
+    read_file,
+    require_3d,
+    require_budget,
+    require_finite,
+    require_numbers,
+    require_spacing,
+    require_spacing_of_heads,
+)
+from segkit.imagefile import MAX_VOLUME_BYTES as MAX_VOLUME_BYTES
+from segkit.volume import Volume, corners_apart_mm
 
 _FORMS_TOLERANCE_MM = 1.0
 
 _SHEAR_TOLERANCE = 1e-3
 
-_SPACING_LIMITS_MM = (0.01, 100.0)
-
 _UNITS = {1: "metres", 2: "millimetres", 3: "micrometres"}
 
 _MAGIC = {348: b"n+1\0", 540: b"n+2\0\r\n\x1a\n"}
 
-_HEADROOM_BYTES = 2**24
-"""What a file may hold beside its voxels: the header and its extensions."""
 
-
-def read_volume(path: str | os.PathLike[str]) -> Volume:
+def read_volume(path: str | os.PathLike[str], *, channel: int | None = None) -> Volume:
     """Read a 3D NIfTI-1 or NIfTI-2 file (`.nii`, `.nii.gz`), to its last byte and checksum.
 
     The voxels come as stored, or as float32 where the header scales them. The affine is the sform, or the qform where
     there is no sform.
 
+    Args:
+        path: of the file.
+        channel: the place along the fourth axis of the volume to return; without it, that axis may not be longer
+            than 1.
+
     Raises:
         VolumeError: the file is missing, truncated, damaged, not NIfTI, not 3D, larger than `MAX_VOLUME_BYTES`,
-            longer than its header says, or its affine or voxels are not finite and usable.
+            longer than its header says, or its affine or voxels are not finite and usable; or it has no such channel.
     """
     path = Path(path)
     header, payload = _read_header(path)
-    shape = _require_3d(header, path)
-    dtype = _require_numbers(header, path)
-    needed = math.prod(shape) * dtype.itemsize
-    if needed > MAX_VOLUME_BYTES:
+    shape, channels = require_3d(header, path, channels=channel is not None)
+    if channel is not None and not 0 <= channel < channels:
         raise VolumeError(
-            f"expected at most {MAX_VOLUME_BYTES / 2**30:.0f} GiB, the header of {path} says {needed / 2**30:.1f} GiB",
-            hint="check the header; crop or resample the image",
+            f"expected a channel from 0 to {channels - 1} of {path}, got {channel}",
+            hint="check which modalities the file holds",
         )
+    dtype = require_numbers(header, path)
+    count = math.prod(shape)
+    require_budget(channels * count * dtype.itemsize, path)
     slope, intercept = _scaling(header, path)
     affine = _affine(header, shape, path)
-    offset = float(header["vox_offset"])
-    if not (offset.is_integer() and header.sizeof_hdr + 4 <= offset <= _HEADROOM_BYTES):
-        raise VolumeError(
-            f"expected the voxels of {path} soon after its header, found offset {offset:g}", hint="convert it again"
-        )
-    content = payload.inflate(int(offset) + needed)
-    _require_extensions_fit(content[header.sizeof_hdr : int(offset)], header.endianness, path)
-    data: NDArray[Any] = np.frombuffer(content, dtype, offset=int(offset)).reshape(shape, order="F")
-    data = data.astype(dtype.newbyteorder("="), copy=False)
+    offset = _offset(header, path)
+    content = payload.inflate(offset + channels * count * dtype.itemsize)
+    _require_extensions_fit(content[header.sizeof_hdr : offset], header.endianness, path)
+    start = offset + (channel or 0) * count * dtype.itemsize
+    data: NDArray[Any] = np.frombuffer(content, dtype, count, start).reshape(shape, order="F")
+    # A view would keep the other channels in memory.
+    data = data.astype(dtype.newbyteorder("="), copy=channels > 1)
     if (slope, intercept) != (1.0, 0.0):
         with np.errstate(over="ignore", invalid="ignore"):
             data = data.astype(np.float32) * np.float32(slope) + np.float32(intercept)
-    if data.dtype.kind == "f" and not np.isfinite(data).all():
-        count = int((~np.isfinite(data)).sum())
-        raise VolumeError(
-            f"expected finite voxels in {path}, found {count:,} of {data.size:,} NaN or infinite",
-            hint="replace them, for example with fslmaths -nan",
-        )
+    require_finite(data, path)
     return Volume(data, affine, header)
 
 
@@ -124,27 +126,7 @@ class _Payload:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            if path.is_dir():
-                raise VolumeError(f"expected an image at {path}, found a folder", hint="name the file inside it")
-            if path.exists() and not path.is_file():
-                raise VolumeError(f"expected an image at {path}, found a device or a pipe", hint="name a regular file")
-            size = path.stat().st_size
-            if size > MAX_VOLUME_BYTES + _HEADROOM_BYTES:
-                raise VolumeError(
-                    f"expected at most {MAX_VOLUME_BYTES / 2**30:.0f} GiB, found {size / 2**30:.1f} GiB in {path}",
-                    hint="crop or resample the image",
-                )
-            raw = path.read_bytes()
-        except FileNotFoundError:
-            raise VolumeError(f"expected an image at {path}, found no such file", hint="check the path") from None
-        except (OSError, ValueError) as error:
-            raise VolumeError(
-                f"expected an image at {path}, which cannot be read: {getattr(error, 'strerror', None) or error}",
-                hint="check the path and its permissions",
-            ) from None
-        if not raw:
-            raise VolumeError(f"expected an image in {path}, found an empty file", hint="copy it again")
+        raw = read_file(path)
         zipped = raw[:2] == b"\x1f\x8b"
         if zipped != path.name.endswith(".gz"):
             found = "gzip data in a file not named .gz" if zipped else "no gzip data in a file named .gz"
@@ -217,45 +199,13 @@ def _read_header(path: Path) -> tuple[Nifti1Header, _Payload]:
     )
 
 
-def _require_3d(header: Nifti1Header, path: Path) -> tuple[int, int, int]:
-    dimensions = int(header["dim"][0])
-    sizes = [int(n) for n in header["dim"][1 : 1 + max(0, min(dimensions, 7))]]
-    if not 3 <= dimensions <= 7 or any(n < 1 for n in sizes):
+def _offset(header: Nifti1Header, path: Path) -> int:
+    offset = float(header["vox_offset"])
+    if not (offset.is_integer() and header.sizeof_hdr + 4 <= offset <= HEADROOM_BYTES):
         raise VolumeError(
-            f"expected three dimensions of at least 1 in {path}, found {format_size(sizes) or dimensions}",
-            hint="convert it again from its source",
+            f"expected the voxels of {path} soon after its header, found offset {offset:g}", hint="convert it again"
         )
-    if any(n > 1 for n in sizes[3:]):
-        raise VolumeError(
-            f"expected a 3D image in {path}, found {len(sizes)}D {format_size(sizes)}",
-            hint="split it and give one volume per modality",
-        )
-    if min(sizes[:3]) < 2:
-        raise VolumeError(
-            f"expected at least 2 voxels along each axis of {path}, found {format_size(sizes[:3])}",
-            hint="give a whole volume, not a slice",
-        )
-    return sizes[0], sizes[1], sizes[2]
-
-
-def _require_numbers(header: Nifti1Header, path: Path) -> np.dtype[Any]:
-    """The type of the voxels as stored."""
-    code = int(header["datatype"])
-    try:
-        dtype: np.dtype[Any] = header.get_data_dtype()
-    except (KeyError, HeaderDataError):
-        dtype = np.dtype("V0")
-    if dtype.kind not in "iuf" or dtype.itemsize > 8:
-        named = f"{dtype} (code {code})" if dtype.itemsize else f"the unknown code {code}"
-        raise VolumeError(
-            f"expected numbers of at most 64 bits in {path}, found {named}", hint="convert it to int16 or float32"
-        )
-    if header["bitpix"] != 8 * dtype.itemsize:
-        raise VolumeError(
-            f"expected {8 * dtype.itemsize} bits per voxel of {dtype.name} in {path}, found {header['bitpix']}",
-            hint="its header is damaged: convert it again",
-        )
-    return dtype
+    return int(offset)
 
 
 def _require_extensions_fit(block: bytes, endianness: str, path: Path) -> None:
@@ -290,12 +240,7 @@ def _scaling(header: Nifti1Header, path: Path) -> tuple[float, float]:
 
 
 def _affine(header: Nifti1Header, shape: tuple[int, int, int], path: Path) -> NDArray[np.float64]:
-    spacing = [float(v) for v in header["pixdim"][1:4]]
-    if not all(np.isfinite(v) and v > 0 for v in spacing):
-        raise VolumeError(
-            f"expected voxel sizes above 0 mm in {path}, found {format_size(spacing)}",
-            hint="convert it again from its source",
-        )
+    require_spacing(header, path)
     unit = int(header["xyzt_units"]) & 7
     if unit not in (0, 2):
         raise VolumeError(
@@ -335,12 +280,7 @@ def _require_rigid(affine: NDArray[np.float64], path: Path) -> NDArray[np.float6
             f"expected a finite, invertible affine in {path}, found {affine[:3].round(3).tolist()}",
             hint="convert it again from its source",
         )
-    least, most = _SPACING_LIMITS_MM
-    if norms.min() < least or norms.max() > most:
-        raise VolumeError(
-            f"expected voxels of {least:g} to {most:g} mm in {path}, found {format_size(norms)} mm",
-            hint="check its units; convert it again in millimetres",
-        )
+    require_spacing_of_heads(norms.tolist(), path)
     directions = linear / norms
     skew = float(np.abs(directions.T @ directions - np.eye(3)).max())
     if skew > _SHEAR_TOLERANCE:

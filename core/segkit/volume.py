@@ -100,13 +100,13 @@ def require_same_grid(first: Volume, second: Volume, first_name: str, second_nam
         raise VolumeError(
             f"expected {second_name} on the grid of {first_name} {format_size(first.shape)}, "
             f"found {format_size(second.shape)}",
-            hint="resample one to the other first",
+            hint="resample one to the other first, or train with --register affine",
         )
     apart_mm = corners_apart_mm(first.affine, second.affine, first.shape)
     if apart_mm > _GRID_TOLERANCE_MM:
         raise VolumeError(
             f"expected {second_name} on the grid of {first_name}, found their corners {apart_mm:.2f} mm apart",
-            hint="register and resample one to the other first",
+            hint="resample one to the other first, or train with --register affine",
         )
 
 

@@ -199,7 +199,7 @@ def _manifest(source: Source, onnx: bytes, proofs: list[Proof], engines: list[Co
         segkit_version=segkit.__version__,
         modalities=list(source.modalities),
         spacing=source.spacing,
-        normalisation=source.normalisation,
+        preprocessing=source.preprocessing,
         inference=Inference(patch=tiling.patch, overlap=tiling.overlap, blending=tiling.blending),
         labels=[Label(code=label.code, name=label.name) for label in source.labels],
         network=source.origin,

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segkit.cards import Label, ModelCard, Size
+from segkit.cards import Label, ModelCard, OptionValue, Size
 from segkit.errors import DataError, UnknownName, UsageError
 from segkit.inference import Tiling
 from segkit.patches import require_multiple
-from segkit.preprocess import Normalisation
-from segkit.run import OptionValue, Run
+from segkit.preprocess import Preprocessing
+from segkit.run import Run
 from segkit_runtime.manifest import Network, Spacing, Weights
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Source:
         modalities: names of the input channels, in order.
         labels: the classes, in the order of the output channels.
         tiling: how whole volumes are cut and put together.
-        normalisation: of each modality of a volume.
+        preprocessing: of the modalities of a volume.
         spacing: voxel sizes it was trained for, or None for random weights.
         origin: where the network comes from and how large it is.
         weights: what the weights are worth.
@@ -70,7 +70,7 @@ class Source:
     modalities: tuple[str, ...]
     labels: tuple[Label, ...]
     tiling: Tiling
-    normalisation: Normalisation
+    preprocessing: Preprocessing
     spacing: Spacing | None
     origin: Network
     weights: Weights
@@ -149,7 +149,7 @@ def _from_run(run: Run, entry: Entry, card: ModelCard, registry: Registry, patch
         modalities=config.modalities,
         labels=config.labels,
         tiling=Tiling(patch, config.overlap),
-        normalisation=config.normalisation,
+        preprocessing=config.preprocessing,
         spacing=Spacing(least_mm=config.least_spacing_mm, most_mm=config.most_spacing_mm),
         origin=_describe(entry, network, {**card.options, **config.options}, len(config.modalities), patch),
         weights=Weights(
@@ -184,7 +184,7 @@ def _from_card(entry: Entry, card: ModelCard, registry: Registry, patch: Size, b
             *(Label(code=code, name=f"class {code}") for code in range(1, classes)),
         ),
         tiling=Tiling(patch),
-        normalisation="zscore-nonzero",
+        preprocessing=Preprocessing(),
         spacing=None,
         origin=_describe(entry, network, {**card.options, **(bare.options or {})}, len(modalities), patch),
         weights=Weights(trained=False),

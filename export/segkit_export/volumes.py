@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit.cards import Size
-from segkit.dataset import Subject, find_subjects, load_input, select_modalities
+from segkit.dataset import Subject, load_input, open_dataset, select_modalities
 from segkit.errors import DataError, UsageError
-from segkit.preprocess import Normalisation, normalise
+from segkit.preprocess import Preprocessing, normalise
 from segkit_export.source import Source
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def choose_heads(source: Source, registry: Registry, data: Path | None = None, s
                 f"expected --verify with a run, got it with the bare model {source.name!r}",
                 hint="leave it out: random weights are compared on made-up heads",
             )
-        made = partial(make_head, len(source.modalities), source.tiling.patch, source.normalisation)
+        made = partial(make_head, len(source.modalities), source.tiling.patch, source.preprocessing)
         return [Head("synthetic head", made)]
     config = source.run.config
     folder = data or config.data
@@ -65,7 +65,7 @@ def choose_heads(source: Source, registry: Registry, data: Path | None = None, s
             f"expected the data of the run at {folder}, found no folder",
             hint="name another copy of the data set: --verify DIR",
         )
-    found = find_subjects(registry.card("dataset", config.dataset), folder)
+    found = open_dataset(registry.card("dataset", config.dataset), folder, config.dataset_options).subjects
     # Any head serves to compare two engines; those held out come first, because they are what the network will meet.
     chosen = sorted(found, key=lambda subject: subject.id not in config.held_out_subjects)[:subjects]
     select_modalities(chosen, source.modalities)
@@ -73,7 +73,7 @@ def choose_heads(source: Source, registry: Registry, data: Path | None = None, s
 
 
 def make_head(
-    channels: int, patch: Size, normalisation: Normalisation, seed: int = 0
+    channels: int, patch: Size, preprocessing: Preprocessing, seed: int = 0
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Make smooth random intensities inside an ellipsoid and zero around it, odd-shaped, so that two tiles are blended.
 
@@ -92,7 +92,7 @@ def make_head(
     images = []
     for _ in range(channels):
         tissue = 100 + 30 * _smooth_field(shape, rng) + 5 * rng.standard_normal(shape)
-        images.append(normalise(np.where(mask, np.maximum(tissue, 1), 0), normalisation))
+        images.append(normalise(np.where(mask, np.maximum(tissue, 1), 0), preprocessing))
     return np.stack(images), mask
 
 
@@ -107,6 +107,5 @@ def _smooth_field(shape: list[int], rng: np.random.Generator) -> NDArray[np.floa
 
 
 def _read(subject: Subject, source: Source) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    files = {name: subject.images[name] for name in source.modalities}
-    head = load_input(files, source.modalities, source.normalisation)
+    head = load_input(subject, source.modalities, source.preprocessing)
     return head.images, head.mask

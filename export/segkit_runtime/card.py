@@ -31,7 +31,7 @@ def _inputs(manifest: Manifest) -> str:
     facts = [
         f"Modalities, in order: {', '.join(_plain(name) for name in manifest.modalities)}",
         f"Voxel sizes along {manifest.orientation} axes: {sizes}",
-        f"Normalisation: {manifest.normalisation}",
+        f"Preprocessing: {manifest.preprocessing.describe()}",
         f"Patches of {_by(tiles.patch)} voxels, overlap {tiles.overlap:g}, blending {tiles.blending}",
     ]
     return "## What it takes\n\n" + _list(facts)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from segkit.dataset import NetworkInput, load_input
+from segkit.dataset import NetworkInput, Subject, load_input, require_modalities
 from segkit.errors import VolumeError
 from segkit.volume import Volume
 from segkit_runtime.manifest import Manifest, Spacing
@@ -27,7 +27,8 @@ def read_head(images: Mapping[str, Path], manifest: Manifest) -> NetworkInput:
         UsageError: a modality is missing, or there is one too many.
         DataError: a file is bad, the grids disagree, or the voxel sizes are not those of the manifest.
     """
-    head = load_input(images, manifest.modalities, manifest.normalisation)
+    require_modalities(images, manifest.modalities)
+    head = load_input(Subject(id="input", images=images), manifest.modalities, manifest.preprocessing)
     _require_spacing(head.volumes[0], manifest.spacing)
     return head
 

@@ -18,7 +18,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-SCHEMA = 1
+from segkit.preprocess import Preprocessing
+
+SCHEMA = 2
 """The version of the schema that this runtime reads and writes."""
 MAX_CLASSES = 255
 """Class indices are kept as uint8, and 255 means "ignored" everywhere in segkit."""
@@ -169,14 +171,14 @@ class CompiledEngine(_Part):
 class Manifest(_Part):
     """All that a scanner needs to know of a bundle."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     name: Name
     created: str
     segkit_version: str
     modalities: Annotated[list[Name], Field(min_length=1)]
     orientation: Literal["RAS"] = "RAS"
     spacing: Spacing | None
-    normalisation: Literal["zscore-nonzero", "none"]
+    preprocessing: Preprocessing
     inference: Inference
     labels: Annotated[list[Label], Field(min_length=2, max_length=MAX_CLASSES)]
     network: Network

@@ -17,6 +17,7 @@ def segkit_datasets() -> list[DatasetCard]:
             name="phantom",
             factory="segkit_phantom.layout:find",
             make="segkit_phantom.make:make",
+            contrast="segkit_phantom.contrast:contrast",
             summary="brain phantoms with exact labels, made here from the MNI152 tissue maps",
             labels=(
                 Label(code=0, name="background"),

@@ -12,6 +12,8 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from segkit.patches import tile_starts
+
 if TYPE_CHECKING:
     from segkit.cards import Size
     from segkit.store import PreparedSubject
@@ -22,8 +24,9 @@ class Uniform:
 
     def __call__(self, subject: PreparedSubject, patch: Size, rng: Generator) -> Size:
         """Draw a corner."""
-        last = _last_corner(subject, patch)
-        return _draw(np.zeros_like(last), last, rng)
+        axes = zip(subject.shape, patch, strict=True)
+        x, y, z = (_draw(0, _last_start(size, side), rng) for size, side in axes)
+        return x, y, z
 
 
 class NonEmpty:
@@ -35,17 +38,52 @@ class NonEmpty:
 
     def __call__(self, subject: PreparedSubject, patch: Size, rng: Generator) -> Size:
         """Draw a corner."""
-        flat = subject.nonempty[rng.integers(len(subject.nonempty))]
-        voxel = np.array(np.unravel_index(flat, subject.shape))
-        first = np.maximum(voxel - patch + 1, 0)
-        return _draw(first, np.minimum(voxel, _last_corner(subject, patch)), rng)
+        return _draw_around(subject.nonempty, subject, patch, rng)
 
 
-def _last_corner(subject: PreparedSubject, patch: Size) -> NDArray[np.int64]:
-    last: NDArray[np.int64] = np.maximum(np.array(subject.shape, np.int64) - patch, 0)
-    return last
+class ClassBalanced:
+    """Patches around a voxel of a class, each foreground class that the subject has as likely as any other.
+
+    A class is drawn uniformly, then one of its voxels, then a patch as for `NonEmpty`. So a class of few voxels is
+    seen about as often as one of many.
+    """
+
+    def __call__(self, subject: PreparedSubject, patch: Size, rng: Generator) -> Size:
+        """Draw a corner."""
+        classes = [index for index, count in enumerate(subject.class_counts) if index and count]
+        return _draw_around(subject.voxels_of(classes[rng.integers(len(classes))]), subject, patch, rng)
 
 
-def _draw(first: NDArray[np.int64], last: NDArray[np.int64], rng: Generator) -> Size:
-    x, y, z = rng.integers(first, last, endpoint=True).tolist()
+class Grid:
+    """The patches of a regular grid over the volume, each as likely: the sub-volumes of inference without overlap.
+
+    Along an axis that is no multiple of the patch, patches are spread evenly and overlap by as little as that takes.
+    """
+
+    def __call__(self, subject: PreparedSubject, patch: Size, rng: Generator) -> Size:
+        """Draw a corner."""
+        axes = zip(subject.shape, patch, strict=True)
+        starts = [tile_starts(0, size, max(size, side), side, overlap=0) for size, side in axes]
+        x, y, z = (axis[rng.integers(len(axis))] for axis in starts)
+        return x, y, z
+
+
+# In plain integers: on three numbers numpy's arrays take five times as long, a sixth of the time of a patch of 28^3.
+
+
+def _draw_around(voxels: NDArray[np.int64], subject: PreparedSubject, patch: Size, rng: Generator) -> Size:
+    """Draw one of the voxels, given as flat indices, then a patch among those around it that lie in the volume."""
+    _, height, depth = subject.shape
+    rest, z = divmod(int(voxels[rng.integers(len(voxels))]), depth)
+    voxel = (*divmod(rest, height), z)
+    axes = zip(voxel, subject.shape, patch, strict=True)
+    x, y, z = (_draw(max(at - side + 1, 0), min(at, _last_start(size, side)), rng) for at, size, side in axes)
     return x, y, z
+
+
+def _last_start(size: int, side: int) -> int:
+    return max(size - side, 0)
+
+
+def _draw(first: int, last: int, rng: Generator) -> int:
+    return int(rng.integers(first, last, endpoint=True))

@@ -1,4 +1,4 @@
-"""The 3D U-Net, as a segkit model. A listing imports this module only; the network is in `network`."""
+"""Two 3D U-Nets, as segkit models. A listing imports this module only, not `network` and `residual`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from segkit import ModelCard, Reference, hookimpl
 
 @hookimpl
 def segkit_models() -> list[ModelCard]:
-    """Return the card of the network."""
+    """Return the cards of both networks."""
     return [
         ModelCard(
             name="unet3d",
@@ -22,5 +22,20 @@ def segkit_models() -> list[ModelCard]:
                 year=2016,
                 doi="10.1007/978-3-319-46723-8_49",
             ),
-        )
+        ),
+        ModelCard(
+            name="unet3d-residual",
+            factory="segkit_unet3d.residual:ResidualUNet3D",
+            summary="residual 3D U-Net: instance norm, strided convolutions, and side heads summed into the logits",
+            patch=(128, 128, 64),
+            multiple=16,
+            options={"width": 16},
+            licence="Apache-2.0",
+            reference=Reference(
+                title="Brain Tumor Segmentation and Radiomics Survival Prediction: Contribution to the BRATS 2017 "
+                "Challenge",
+                year=2018,
+                doi="10.1007/978-3-319-75238-9_25",
+            ),
+        ),
     ]

@@ -81,9 +81,14 @@ def _conv(inputs: int, outputs: int, norm: str) -> nn.Sequential:
     return nn.Sequential(conv, _NORMS[norm](outputs), nn.ReLU(inplace=True))
 
 
-def _check(width: int, levels: int, norm: str) -> None:
+def require_width(width: int, usual: int) -> None:
+    """Raise a UsageError unless a width is a number of channels."""
     if not isinstance(width, int) or width < 1:
-        raise UsageError(f"expected a width of at least 1 channel, got {width!r}", hint="the paper's is 32")
+        raise UsageError(f"expected a width of at least 1 channel, got {width!r}", hint=f"the usual one is {usual}")
+
+
+def _check(width: int, levels: int, norm: str) -> None:
+    require_width(width, usual=32)
     # Weights grow fourfold with each level: a seventh would have 4^3 times the paper's.
     if not isinstance(levels, int) or not 2 <= levels <= 6:
         raise UsageError(f"expected 2 to 6 levels, got {levels!r}", hint="the paper's number is 4")

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from segkit.nifti import read_volume, write_volume
-from segkit_benchmarks.demo import _score_brain, _wait_for, _write_brain
+from segkit_benchmarks.commands import wait_for
+from segkit_benchmarks.demo import _score_brain, _write_brain
 
 SAVES_ON_CTRL_C = """
 import signal, sys, time
@@ -41,5 +42,5 @@ def test_ctrl_c_leaves_a_step_the_time_it_needs_to_save() -> None:
         child.stdout.readline()
         began = time.monotonic()
         os.kill(child.pid, signal.SIGINT)
-        assert _wait_for(child) == 130
+        assert wait_for(child) == 130
         assert time.monotonic() - began >= 1

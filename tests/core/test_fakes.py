@@ -11,9 +11,10 @@ from click.testing import CliRunner
 
 from segkit.cli import cli
 from segkit.conformance import assert_model_conforms
-from segkit.dataset import find_subjects
+from segkit.dataset import open_dataset
 from segkit.fakes import fake_registry
 from segkit.installed import KINDS
+from segkit.preprocess import Preprocessing
 from segkit.store import prepare
 
 
@@ -33,8 +34,8 @@ def test_the_fake_data_set_is_found_read_and_prepared(tmp_path: Path) -> None:
     done = CliRunner().invoke(cli, ["data", "make", "fake", str(tmp_path / "data"), "--subjects", "2"], obj=registry)
     assert done.exit_code == 0, done.output
     card = registry.card("dataset", "fake")
-    subjects = find_subjects(card, tmp_path / "data")
-    first, second = prepare(subjects, card, ["T1"], "zscore-nonzero", tmp_path / "store")
+    dataset = open_dataset(card, tmp_path / "data")
+    first, second = prepare(dataset, dataset.subjects, ["T1"], Preprocessing(), tmp_path / "store")
     assert (first.id, second.id) == ("ball-1", "ball-2")
     assert first.images.shape == (1, 24, 24, 24)
     assert set(np.unique(first.label)) == {0, 1}

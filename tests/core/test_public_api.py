@@ -46,12 +46,13 @@ BASE = {"name": True, "factory": True, "summary": True, "api": False}
 FIELDS = {
     "ModelCard": BASE
     | {"patch": True, "multiple": False, "in_channels": False, "options": False, "licence": False, "reference": False},
-    "DatasetCard": BASE | {"labels": True, "ignored": False, "make": False, "presets": False, "reference": False},
-    "LossCard": BASE,
+    "DatasetCard": BASE
+    | dict.fromkeys(("labels", "ignored", "read_labels", "options", "make", "presets", "contrast", "reference"), False),
+    "LossCard": BASE | {"options": False, "class_shares": False, "weight_map": False},
     "SamplerCard": BASE,
     "RuntimeCard": BASE | {"module": True, "extra": True, "takes": False},
     "CommandCard": BASE,
-    "Label": {"code": True, "name": True},
+    "Label": {"code": True, "name": True, "merged": False},
     "Reference": {"title": True, "year": True, "doi": True},
 }
 """The fields of each card, and whether a plugin must give them. A new one must have a default."""

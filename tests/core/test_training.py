@@ -16,14 +16,16 @@ from click.testing import CliRunner
 from safetensors.numpy import load_file
 
 from segkit.cli import cli
-from segkit.cli.train import _open_run
 from segkit.errors import DataError, SegkitError, UsageError
 from segkit.fakes import fake_registry, make_subjects
 from segkit.registry import Registry, Switches
 from segkit.run import Run
 from segkit.training import Stopped, Trainer
+from segkit.training.plan import open_subjects
+from segkit.training.processes import Processes
 
 NETWORK = "--option width=2 --option levels=2 --option norm=instance --patch 16,16,16"
+ALONE = Processes(1, 0, "cpu")
 SMALL = f"--model unet3d --dataset fake {NETWORK} --epochs 2 --patches-per-epoch 3 --loss cross-entropy --hold-out 1"
 
 
@@ -115,15 +117,15 @@ def metrics(run: Path) -> list[dict[str, str]]:
 
 def interrupt_at(step: int, whole: Path, stopped: Path, registry: Registry) -> None:
     """Start the same run in another folder and send Ctrl-C while a step is under way."""
-    Run.create(stopped, Run.open(whole).config)
-    run, (held_out, *train_subjects) = _open_run(registry, stopped)
+    run = Run.create(stopped, Run.open(whole).config)
+    train_subjects, held_out = open_subjects(registry, run, lambda _: None)
 
     def on_step(done: int, loss: float) -> None:
         if done == step:
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(Stopped, match=r"^$"):
-        Trainer(run, registry, train_subjects, [held_out], on_step=on_step).fit()
+        Trainer(run, registry, train_subjects, held_out, ALONE, on_step=on_step).fit()
 
 
 def assert_same_run(first: Path, second: Path) -> None:
@@ -188,7 +190,7 @@ def test_a_damaged_checkpoint_is_one_line(run_folder: Path, tmp_path: Path, regi
     run = Run.create(tmp_path, Run.open(run_folder).config)
     run.last.write_bytes(b"junk")
     with pytest.raises(DataError, match="expected a checkpoint of this network in"):
-        Trainer(run, registry, [], []).fit()
+        Trainer(run, registry, *open_subjects(registry, run, lambda _: None), ALONE).fit()
 
 
 def test_a_patch_beyond_memory_is_one_line_and_leaves_no_run_behind(train: Callable[..., str], tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def test_the_onnx_file_says_where_it_comes_from(exported: Exported) -> None:
     props = {prop.key: prop.value for prop in model.metadata_props}
     assert props["segkit.name"] == "unet3d"
     assert props["segkit.version"] == exported.bundle.manifest.segkit_version
-    assert props["segkit.schema"] == "1"
+    assert props["segkit.schema"] == "2"
     assert props["segkit.trained"] == "false"
 
 

@@ -69,7 +69,7 @@ def test_a_patch_that_does_not_fit_is_refused_with_one_that_does(registry: Regis
     ("name", "said"),
     [
         ("vnat", "no run folder or model 'vnat'; did you mean 'vnet'"),
-        ("runs/nowhere", "no run folder or model 'runs/nowhere'; known: unet3d"),
+        ("runs/nowhere", "no run folder or model 'runs/nowhere'; known: densenet3d"),
     ],
 )
 def test_what_is_neither_run_nor_model_is_an_error_with_a_suggestion(

@@ -13,6 +13,7 @@ from segkit.errors import VerificationFailed
 from segkit.inference import Tiling
 from segkit.inference.torch_engine import TorchEngine
 from segkit.patches import plan_tiles
+from segkit.preprocess import Preprocessing
 from segkit_export.verify import Reference, prove, require_proven, run_reference
 from segkit_export.volumes import Head, make_head
 from segkit_runtime.engines import open_engine
@@ -48,7 +49,7 @@ def scale_an_initializer(content: bytes, factor: float) -> bytes:
 
 @pytest.fixture(scope="module")
 def reference(unet: torch.nn.Module) -> Reference:
-    heads = [Head("a head", partial(make_head, 1, PATCH, "zscore-nonzero"))]
+    heads = [Head("a head", partial(make_head, 1, PATCH, Preprocessing()))]
     return run_reference(unet, heads, TILING, 4)
 
 
@@ -62,7 +63,7 @@ def test_a_good_export_is_proven(reference: Reference, unet_onnx: bytes, runtime
     assert proof.label_agreement >= 0.9999
     assert proof.least_dice > 0.99
     assert proof.volumes == ["a head"]
-    _, mask = make_head(1, PATCH, "zscore-nonzero")
+    _, mask = make_head(1, PATCH, Preprocessing())
     assert proof.voxels == mask.sum()
     require_proven(proof)
 
@@ -89,7 +90,7 @@ def test_labels_that_change_are_caught_though_logits_hardly_do() -> None:
     network = torch.nn.Conv3d(1, 2, 1)
     torch.nn.init.zeros_(network.weight)
     network.bias = torch.nn.Parameter(torch.tensor([0.0, 1e-5]))
-    heads = [Head("a head", partial(make_head, 1, PATCH, "none"))]
+    heads = [Head("a head", partial(make_head, 1, PATCH, Preprocessing(normalisation="none")))]
     proof = prove(Changed(network, lambda logits: logits[:, ::-1]), run_reference(network, heads, TILING, 2))
     assert 0 < proof.max_abs_logit_difference < 1e-3
     assert (proof.label_agreement, proof.least_dice) == (0.0, 0.0)
@@ -115,7 +116,7 @@ def test_an_engine_without_figures_is_refused(
 def test_a_network_that_gives_nan_is_refused() -> None:
     network = torch.nn.Conv3d(1, 2, 1)
     torch.nn.init.constant_(network.weight, float("nan"))
-    heads = [Head("a head", partial(make_head, 1, PATCH, "none"))]
+    heads = [Head("a head", partial(make_head, 1, PATCH, Preprocessing(normalisation="none")))]
     with pytest.raises(VerificationFailed, match="expected finite logits from torch on a head"):
         run_reference(network, heads, TILING, 2)
 
@@ -128,14 +129,14 @@ def test_a_volume_of_zeros_proves_nothing(unet: torch.nn.Module) -> None:
 
 def test_torch_runs_each_tile_once_and_progress_tells_of_all(unet: torch.nn.Module) -> None:
     seen: list[tuple[str, int, int]] = []
-    heads = [Head("a head", partial(make_head, 1, PATCH, "zscore-nonzero"))]
+    heads = [Head("a head", partial(make_head, 1, PATCH, Preprocessing()))]
     run_reference(unet, heads, TILING, 4, lambda *step: seen.append(step))
     assert seen == [("compare: torch, a head", 1, 2), ("compare: torch, a head", 2, 2)]
 
 
 @pytest.mark.parametrize("patch", [(16, 16, 16), (48, 32, 16), (128, 128, 64)])
 def test_a_made_head_is_odd_shaped_and_takes_two_blended_tiles(patch: tuple[int, int, int]) -> None:
-    images, mask = make_head(2, patch, "zscore-nonzero")
+    images, mask = make_head(2, patch, Preprocessing())
     assert images.shape == (2, *mask.shape)
     assert images.dtype == np.float32
     assert all(side % 2 for side in mask.shape)
@@ -143,4 +144,4 @@ def test_a_made_head_is_odd_shaped_and_takes_two_blended_tiles(patch: tuple[int,
     assert len(plan_tiles(mask, patch, TILING.overlap)) == 2
     assert len({images[0][voxel] for voxel in zip(*np.where(~mask), strict=True)}) == 1
     assert not np.array_equal(images[0], images[1])
-    assert np.array_equal(images, make_head(2, patch, "zscore-nonzero")[0])
+    assert np.array_equal(images, make_head(2, patch, Preprocessing())[0])

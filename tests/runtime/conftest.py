@@ -66,7 +66,7 @@ def make_manifest(model: bytes, **changes: Any) -> Manifest:
         "segkit_version": "0.1.0",
         "modalities": ["T1", "T2"],
         "spacing": Spacing(least_mm=(0.9, 1.0, 1.1), most_mm=(1.1, 1.2, 1.3)),
-        "normalisation": "none",
+        "preprocessing": {"normalisation": "none"},
         "inference": Inference(patch=(8, 8, 8), overlap=0.5, blending="gaussian"),
         "labels": [
             Label(code=0, name="background"),

@@ -116,7 +116,7 @@ class TestLabels:
 
     def test_intensities_are_normalised_as_the_manifest_says(self, make_bundle: Callable, head: Head) -> None:
         """After a z-score nothing reaches the network's threshold of 10.5."""
-        with load(make_bundle(normalisation="zscore-nonzero")) as segmenter:
+        with load(make_bundle(preprocessing={"normalisation": "zscore-nonzero"})) as segmenter:
             result = segmenter.segment(head)
         assert not result.labels.data.any()
         assert "nothing but background was found" in result.warnings
@@ -207,7 +207,7 @@ class TestBadImages:
     ) -> None:
         arrays = {name: array.astype(np.float64) for name, array in head_arrays.items()}
         arrays["T1"] *= 1e300
-        with pytest.raises(DataError, match=r"expected intensities of at most 1e\+18, found larger ones"):
+        with pytest.raises(DataError, match=r"expected intensities of at most 1e\+18 in T1, found .*e\+301"):
             segmenter.segment(save_head(tmp_path / "huge", arrays, affine))
 
     def test_a_segmenter_survives_a_bad_image(self, segmenter: Segmenter, head: Head, tmp_path: Path) -> None:

@@ -2,13 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import click
 
 from segkit.errors import UsageError
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+_PREPROCESSING = {
+    "registration": click.option(
+        "--register",
+        "registration",
+        type=click.Choice(["none", "affine", "rigid"]),
+        default="none",
+        show_default=True,
+        help="Bring all modalities onto the grid of the first: as their affines say, or after a rigid search.",
+    ),
+    "bias_correction": click.option(
+        "--bias-correction", type=click.Choice(["none", "n4"]), default="none", show_default=True, help="Of each image."
+    ),
+    "normalisation": click.option(
+        "--normalisation",
+        type=click.Choice(["zscore-nonzero", "none"]),
+        default="zscore-nonzero",
+        show_default=True,
+        help="Of each image.",
+    ),
+    "background": click.option(
+        "--background",
+        type=click.Choice(["below", "zero"]),
+        default="below",
+        show_default=True,
+        help="Where z-score leaves zero voxels: below all tissues, or at zero, the brain's mean.",
+    ),
+}
+
+
+def preprocessing_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of preprocessing to a command; it gets them as one `preprocessing`, a `Preprocessing`."""
+
+    @functools.wraps(command)
+    def with_preprocessing(*args: Any, **chosen: Any) -> Any:
+        from segkit.preprocess import Preprocessing
+
+        steps = {name: chosen.pop(name) for name in _PREPROCESSING}
+        return command(*args, preprocessing=Preprocessing(**steps), **chosen)
+
+    for option in reversed(_PREPROCESSING.values()):
+        with_preprocessing = option(with_preprocessing)
+    return with_preprocessing
 
 
 def parse_options(pairs: Sequence[str]) -> dict[str, int | float | str | bool]:

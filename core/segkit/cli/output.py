@@ -38,7 +38,7 @@ def print_table(rows: Sequence[Mapping[str, Any]], title: str = "") -> None:
 
 
 @contextmanager
-def progress_bar() -> Iterator[Progress]:
+def progress_bar(*, hidden: bool = False) -> Iterator[Progress]:
     """A progress display on standard error that leaves nothing behind when it ends."""
     from rich.console import Console
     from rich.progress import (
@@ -58,5 +58,5 @@ def progress_bar() -> Iterator[Progress]:
         TimeRemainingColumn(),
     )
     console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with Progress(*columns, console=console, transient=True, disable=hidden or not console.is_terminal) as progress:
         yield progress

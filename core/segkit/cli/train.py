@@ -2,50 +2,49 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import shutil
-import sys
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from segkit.cards import DatasetCard
 from segkit.cli.device import choose_device, device_option
-from segkit.cli.options import Triple, parse_options
+from segkit.cli.options import Triple, parse_options, preprocessing_options
 from segkit.cli.output import progress_bar
-from segkit.complexity import require_trainable
-from segkit.dataset import Subject, find_subjects, select_modalities
 from segkit.errors import OutputExists, SegkitError, UsageError
 from segkit.extras import require
-from segkit.files import sha256_of
-from segkit.patches import require_multiple
-from segkit.preprocess import Normalisation
-from segkit.registry import Registry
-from segkit.run import Run, RunConfig
-from segkit.store import PreparedSubject, prepare
 
-LEARNING_RATES = {"sgd": 1e-3, "adamw": 2e-3}
-"""SGD's is the thesis'; AdamW's suits networks of a few million parameters and less."""
+if TYPE_CHECKING:
+    from segkit.registry import Registry
+    from segkit.run import Run
+    from segkit.training.processes import Processes
 
-NORMALISATION: Normalisation = "zscore-nonzero"
-STORE = "store"
-"""Folder of the prepared subjects inside a run."""
+_AUGMENTATIONS = ("flip", "affine", "elastic", "gamma", "bias", "noise")
 
-_TAKEN_OVER = (
+_SETTINGS = (
     "loss",
     "sampler",
+    "augmentation",
     "optimizer",
+    "momentum",
+    "learning_rate",
+    "schedule",
     "weight_decay",
+    "precision",
     "epochs",
     "patches_per_epoch",
     "batch_size",
+    "accumulation",
+    "validation_patches",
+    "patience",
+    "hold_out",
     "overlap",
     "seed",
 )
-"""Options whose values go into the config as they are."""
+"""Options that a recipe sets unless they are given."""
+
+_positive = click.IntRange(1)
 
 
 @click.command(epilog="Example: segkit train --model unet3d --dataset phantom --data data/iseg --out runs/first")
@@ -56,58 +55,118 @@ _TAKEN_OVER = (
 @click.option("--data", type=click.Path(path_type=Path), help="Folder of the data set.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Run folder to write.")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out; everything else is read from it.")
+@click.option(
+    "--recipe",
+    type=click.Choice(["segkit", "thesis"]),
+    default="segkit",
+    show_default=True,
+    help="Where the settings that are not given come from; thesis is the protocol of Adaloglou 2019.",
+)
+@click.option("--folds", type=click.IntRange(2), help="Cross-validate: one run per fold, in OUT/fold-1 and so on.")
 @click.option("--modality", "modalities", multiple=True, help="Channel, repeated in order.  [default: all]")
 @click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="An option of the network.")
-@click.option("--patch", type=Triple(), help="Patch size in voxels.  [default: the network's]")
-@click.option("--loss", default="dice-ce", show_default=True, help="Loss plugin.")
-@click.option("--sampler", default="nonempty", show_default=True, help="Sampler plugin.")
+@click.option("--dataset-option", "dataset_options", multiple=True, metavar="KEY=VALUE", help="One of the data set.")
+@click.option("--loss-option", "loss_options", multiple=True, metavar="KEY=VALUE", help="One of the loss.")
+@click.option("--store", type=click.Path(path_type=Path, file_okay=False), help="Prepared subjects.  [default: in OUT]")
+@preprocessing_options
+@click.option("--init", "initial", type=click.Path(path_type=Path), help="Run or .safetensors file to start from.")
+@click.option("--freeze", "frozen", multiple=True, metavar="PATTERN", help="Weights not to train, such as 'encoder.*'.")
+@click.option("--patch", type=Triple(), help="Patch size in voxels.  [default: the network's, halved until it fits]")
+@click.option("--loss", help="Loss plugin.  [default: dice-ce; thesis: dice]")
+@click.option("--sampler", help="Sampler plugin.  [default: nonempty]")
 @click.option(
-    "--optimizer", type=click.Choice(["sgd", "adamw"]), default="adamw", show_default=True, help="sgd is the thesis'."
+    "--augment",
+    "augmentation",
+    type=click.Choice(["all", *_AUGMENTATIONS]),
+    multiple=True,
+    help="Change each patch at random; repeated.  [default: none]",
 )
+@click.option("--optimizer", type=click.Choice(["sgd", "adamw"]), help="[default: adamw; thesis: sgd]")
+@click.option("--momentum", type=click.FloatRange(0, 1, max_open=True), help="Of sgd.  [default: 0.9; thesis: 0.5]")
 @click.option("--learning-rate", type=click.FloatRange(0, min_open=True), help="[default: sgd 1e-3, adamw 2e-3]")
-@click.option("--weight-decay", type=click.FloatRange(0), default=1e-8, show_default=True)
-@click.option("--epochs", type=click.IntRange(1), default=50, show_default=True)
-@click.option("--patches-per-epoch", type=click.IntRange(1), default=500, show_default=True)
-@click.option("--batch-size", type=click.IntRange(1), default=1, show_default=True)
-@click.option("--hold-out", type=click.IntRange(1), help="Subjects to validate on, the first ones.  [default: a fifth]")
 @click.option(
-    "--overlap",
-    type=click.FloatRange(0, 0.75),
-    default=0.5,
-    show_default=True,
-    help="Of patches, when whole volumes are segmented.",
+    "--schedule",
+    type=click.Choice(["constant", "cosine", "polynomial"]),
+    help="Of the learning rate.  [default: sgd constant, adamw cosine]",
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--weight-decay", type=click.FloatRange(0), help="[default: 1e-8]")
+@click.option(
+    "--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="Of the network's pass.  [default: fp32]"
+)
+@click.option("--epochs", type=_positive, help="[default: 50; thesis: 200]")
+@click.option("--patches-per-epoch", type=_positive, help="[default: 500; thesis: 500, of small patches 2000]")
+@click.option("--batch-size", type=_positive, help="Patches in one pass of one process.  [default: 1]")
+@click.option("--accumulation", type=_positive, help="Passes before an optimizer step.  [default: 1]")
+@click.option("--validation-patches", type=_positive, help="[default: 10; thesis: 10, of small patches 50]")
+@click.option("--patience", type=click.IntRange(0), help="Epochs without a better Dice before it stops; 0: never.")
+@click.option(
+    "--hold-out", type=_positive, help="Subjects to validate on, the first ones.  [default: a fifth; thesis: 1]"
+)
+@click.option("--overlap", type=click.FloatRange(0, 0.75), help="Of tiles of whole volumes.  [default: 0.5; thesis: 0]")
+@click.option("--seed", type=click.IntRange(0), help="[default: 0]")
+@click.option("--deterministic", is_flag=True, help="The same bits each time, also where that is slower.")
+@click.option(
+    "--workers", type=click.IntRange(0), default=1, show_default=True, help="Threads that draw patches ahead."
+)
 @device_option
 @click.pass_context
-def train(ctx: click.Context, /, out: Path, resume: bool, device: str, **chosen: Any) -> None:
-    """Train a network. Ctrl-C saves the state after the step under way; --resume goes on as if nothing had happened."""
+def train(ctx: click.Context, /, out: Path, resume: bool, device: str, workers: int, **chosen: Any) -> None:
+    """Train a network. Ctrl-C saves the state after the step under way; --resume goes on as if nothing had happened.
+
+    Several processes or machines train together under: accelerate launch -m segkit train ...
+    """
     registry: Registry = ctx.obj
+    if resume:
+        _refuse_changes(ctx)
     device = choose_device(device)
     for module, extra in (("safetensors", "train"), ("tensorboard", "train"), ("matplotlib", "report")):
         require(module, extra, "training")
-    if resume:
-        _refuse_changes(ctx)
-        run, prepared = _open_run(registry, out)
-    else:
-        if any(path.name != STORE for path in (out.iterdir() if out.is_dir() else ())):
-            raise OutputExists(
-                f"expected a new run folder, found files in {out}", hint="choose another --out, or add --resume"
-            )
-        run, prepared = _new_run(registry, out, **chosen)
-    split = len(run.config.held_out_subjects)
-    held_out, train_subjects = prepared[:split], prepared[split:]
-    config = run.config
-    click.echo(
-        f"{config.model} on {device}: {len(train_subjects)} subjects to train on, {len(held_out)} held out "
-        f"({', '.join(config.held_out_subjects)}), channels {', '.join(config.modalities)}, {config.steps} steps",
-        err=True,
-    )
-    from segkit.training import Stopped, Trainer
+    from segkit.run import lock
+    from segkit.training import Stopped
+    from segkit.training.plan import discard, open_runs
+    from segkit.training.processes import join
 
-    with progress_bar() as bar:
+    processes = join(device)
+    with lock(out) if processes.is_main else nullcontext():
+        if processes.is_main and not resume:
+            _new_runs(registry, out, processes, device, **chosen)
+        processes.wait()
+        runs = open_runs(out)
+        try:
+            for run in runs:
+                _train_one(registry, run, processes, workers)
+        except KeyboardInterrupt as stop:
+            if processes.is_main:
+                kept = "nothing is lost" if isinstance(stop, Stopped) else "the last checkpoint is kept"
+                click.echo(f"stopped, {kept}. Go on with: segkit train --resume --out {out}", err=True)
+            ctx.exit(130)
+        except SegkitError:
+            if processes.is_main and not (resume or any(run.last.is_file() for run in runs)):
+                discard(out)
+            raise
+    if processes.is_main:
+        click.echo(
+            f"next: segkit evaluate {out}" + ("" if len(runs) > 1 else f"\n      segkit export {out} --onnx --trt")
+        )
+
+
+def _train_one(registry: Registry, run: Run, processes: Processes, workers: int) -> None:
+    from segkit.training import Trainer
+    from segkit.training.plan import open_subjects
+
+    config = run.config
+    _require_processes(run, processes)
+    with _preparing(len(config.train_subjects) + len(config.held_out_subjects), processes) as advance:
+        train_subjects, held_out = open_subjects(registry, run, advance)
+    processes.wait()
+    if processes.is_main:
+        click.echo(_describe(run, processes), err=True)
+    with progress_bar(hidden=not processes.is_main) as bar:
         task = bar.add_task("training", total=config.steps)
-        say = partial(bar.console.print, soft_wrap=True, highlight=False)
+
+        def say(text: str) -> None:
+            if processes.is_main:
+                bar.console.print(text, soft_wrap=True, highlight=False)
 
         def on_epoch(row: dict[str, Any]) -> None:
             say(
@@ -119,145 +178,78 @@ def train(ctx: click.Context, /, out: Path, resume: bool, device: str, **chosen:
             bar.update(task, completed=step, description=f"training, loss {loss:.3f}")
 
         def on_stop() -> None:
-            say("stopping after the step under way; Ctrl-C again loses what came after the last epoch")
+            say("stopping after the step under way; Ctrl-C again loses what came after the last checkpoint")
 
-        trainer = Trainer(run, registry, train_subjects, held_out, device, on_step, on_epoch, on_stop)
-        try:
-            progress = trainer.fit()
-        except KeyboardInterrupt as stop:
-            kept = "nothing is lost" if isinstance(stop, Stopped) else "the last checkpoint is kept"
-            say(f"stopped, {kept}. Go on with: segkit train --resume --out {out}")
-            ctx.exit(130)
-        except SegkitError:
-            if not (resume or run.last.is_file()):
-                _discard(out)
-            raise
-    click.echo(
-        f"best held-out Dice {progress.best:.4f}, run in {out}\n"
-        f"next: segkit evaluate {out}\n      segkit export {out} --onnx --trt"
+        progress = Trainer(
+            run, registry, train_subjects, held_out, processes, workers, on_step, on_epoch, on_stop
+        ).fit()
+    if processes.is_main:
+        early = f"stopped early after {len(progress.rows)} epochs, " if len(progress.rows) < config.epochs else ""
+        click.echo(f"{early}best held-out Dice {progress.best:.4f}, run in {run.folder}")
+
+
+def _describe(run: Run, processes: Processes) -> str:
+    """What is about to be trained, on one line; where weights are taken over, on two."""
+    config = run.config
+    together = f"{processes.count} processes, " if processes.count > 1 else ""
+    text = (
+        f"{config.model} on {processes.device}: {together}{len(config.train_subjects)} subjects to train on, "
+        f"{len(config.held_out_subjects)} held out ({', '.join(config.held_out_subjects)}), channels "
+        f"{', '.join(config.modalities)}, patch {'x'.join(map(str, config.patch))}, {config.steps} steps"
     )
+    if config.initial and not run.last.is_file():
+        left = f"; left as they were: {', '.join(config.initial.left)}" if config.initial.left else ""
+        text += f"\n{config.initial.matched} tensors taken over from {config.initial.source}{left}"
+    return text
 
 
-def _discard(out: Path) -> None:
-    """Take away what a run left that never did a step."""
-    if not out.is_dir():
-        return
-    for folder in (STORE, "tensorboard"):
-        shutil.rmtree(out / folder, ignore_errors=True)
-    (out / "config.json").unlink(missing_ok=True)
-    if not any(out.iterdir()):
-        out.rmdir()
-
-
-def _new_run(
-    registry: Registry,
-    out: Path,
-    *,
-    model: str | None,
-    data: Path | None,
-    dataset: str,
-    hold_out: int | None,
-    **chosen: Any,
-) -> tuple[Run, list[PreparedSubject]]:
-    """Check all that was chosen, prepare the subjects, and write the config: in this order, so a refusal is clean.
-
-    The subjects come with those held out first.
-    """
-    if model is None or data is None:
+def _new_runs(registry: Registry, out: Path, processes: Processes, device: str, **chosen: Any) -> None:
+    if chosen["model"] is None or chosen["data"] is None:
         raise UsageError(
             "expected --model and --data for a new run",
             hint="example: segkit train --model unet3d --data DIR --out RUN",
         )
-    entry, card = registry.resolve("model", model), registry.card("model", model)
-    for kind in ("loss", "sampler"):
-        registry.build(kind, chosen[kind])
-    dataset_entry, dataset_card = registry.resolve("dataset", dataset), registry.card("dataset", dataset)
-    subjects = [s for s in find_subjects(dataset_card, data) if s.label is not None]
-    count = hold_out or max(1, round(len(subjects) / 5))
-    if len(subjects) <= count:
-        raise UsageError(
-            f"expected more than {count} labelled subjects in {data}, found {len(subjects)}",
-            hint="lower --hold-out, or add subjects",
+    from segkit.training.plan import STORE, Choices, plan_runs
+
+    if any(path.name not in (STORE, ".lock") for path in out.iterdir()):
+        raise OutputExists(
+            f"expected a new run folder, found files in {out}", hint="choose another --out, or add --resume"
         )
-    modalities = select_modalities(subjects, chosen["modalities"])
-    options = parse_options(chosen["options"])
-    network = registry.build_model(model, len(modalities), len(dataset_card.labels), options)
-    patch = chosen["patch"] or card.patch
-    require_multiple(patch, getattr(network, "multiple", card.multiple), model)
-    require_trainable(network, len(modalities), patch, chosen["batch_size"])
-    try:
-        prepared = _prepare(dataset_card, subjects, modalities, NORMALISATION, out)
-    except SegkitError:
-        _discard(out)
-        raise
-    spacings = [subject.spacing_mm for subject in prepared]
-    optimizer = chosen["optimizer"]
-    config = RunConfig(
-        model=entry.qualified,
-        model_version=entry.version,
-        options={**card.options, **options},
-        dataset=dataset_entry.qualified,
-        data=data.resolve(),
-        modalities=modalities,
-        labels=dataset_card.labels,
-        ignored=dataset_card.ignored,
-        held_out_subjects=tuple(s.id for s in subjects[:count]),
-        train_subjects=tuple(s.id for s in subjects[count:]),
-        train_labels_sha256=tuple(sha256_of(s.label) for s in subjects[count:] if s.label),
-        normalisation=NORMALISATION,
-        least_spacing_mm=tuple(min(axis) for axis in zip(*spacings, strict=True)),
-        most_spacing_mm=tuple(max(axis) for axis in zip(*spacings, strict=True)),
-        patch=patch,
-        learning_rate=chosen["learning_rate"] or LEARNING_RATES[optimizer],
-        software={
-            "python": sys.version.split()[0],
-            **{name: _version(name) for name in ("torch", "numpy", "monai", "segkit3d")},
-        },
-        **{key: chosen[key] for key in _TAKEN_OVER},
-    )
-    return Run.create(out, config), prepared
+    if chosen["precision"] == "fp16" and device == "cpu":
+        raise UsageError("expected a CUDA device for --precision fp16, got the CPU", hint="use --precision bf16")
+    settings = {name: chosen.pop(name) for name in _SETTINGS}
+    settings["augmentation"] = _AUGMENTATIONS if "all" in settings["augmentation"] else settings["augmentation"] or None
+    for kind in ("options", "dataset_options", "loss_options"):
+        chosen[kind] = parse_options(chosen[kind])
+    with _preparing(None, processes) as advance:
+        plan_runs(registry, Choices(**chosen, chosen=settings), out, processes.count, advance)
 
 
-def _open_run(registry: Registry, out: Path) -> tuple[Run, list[PreparedSubject]]:
-    """Read a run and see that its subjects are prepared as they were."""
-    run = Run.open(out)
-    config = run.config
-    card = registry.card("dataset", config.dataset)
-    found = {subject.id: subject for subject in find_subjects(card, config.data)}
-    wanted = [*config.held_out_subjects, *config.train_subjects]
-    missing = [id_ for id_ in wanted if id_ not in found]
-    if missing:
+@contextmanager
+def _preparing(total: int | None, processes: Processes) -> Iterator[Any]:
+    with progress_bar(hidden=not processes.is_main) as bar:
+        task = bar.add_task("preparing", total=total)
+        yield lambda _: bar.advance(task)
+
+
+def _require_processes(run: Run, processes: Processes) -> None:
+    if run.config.processes != processes.count:
         raise UsageError(
-            f"expected subject {missing[0]} in {config.data}, found {', '.join(found)}",
-            hint="restore the data of the run",
+            f"expected the {run.config.processes} processes that {run.folder} was begun with, got {processes.count}",
+            hint="another number would draw other batches; start a new run to change it",
         )
-    return run, _prepare(card, [found[id_] for id_ in wanted], config.modalities, config.normalisation, out)
-
-
-def _prepare(
-    card: DatasetCard, subjects: Sequence[Subject], modalities: Sequence[str], normalisation: Normalisation, out: Path
-) -> list[PreparedSubject]:
-    with progress_bar() as bar:
-        task = bar.add_task("preparing", total=len(subjects))
-        return prepare(subjects, card, modalities, normalisation, out / STORE, lambda _: bar.advance(task))
 
 
 def _refuse_changes(ctx: click.Context) -> None:
     given = [
-        name
-        for name in ctx.params
-        if name not in ("out", "resume", "device")
-        and ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
+        parameter
+        for parameter in ctx.command.params
+        if parameter.name not in ("out", "resume", "device", "workers")
+        and parameter.name is not None
+        and ctx.get_parameter_source(parameter.name) is not click.core.ParameterSource.DEFAULT
     ]
     if given:
         raise UsageError(
-            f"expected --resume with --out alone, got --{given[0].replace('_', '-')} too",
+            f"expected --resume with --out alone, got {given[0].opts[0]} too",
             hint="the run's own settings are used; start a new run to change them",
         )
-
-
-def _version(distribution: str) -> str:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"

@@ -45,7 +45,13 @@ def save_weights(path: Path, network: torch.nn.Module) -> None:
     write_bytes(path, save({name: _plain(tensor) for name, tensor in network.state_dict().items()}))
 
 
-def save_checkpoint(path: Path, network: torch.nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+def save_checkpoint(
+    path: Path,
+    network: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    progress: Progress,
+) -> None:
     """Write all that training needs to go on, in one file and one step."""
     import torch
     from safetensors.torch import save
@@ -59,11 +65,14 @@ def save_checkpoint(path: Path, network: torch.nn.Module, optimizer: torch.optim
                 tensors[name] = _plain(value)
             else:
                 scalars[name] = value
-    write_bytes(path, save(tensors, {"progress": json.dumps(asdict(progress)), "scalars": json.dumps(scalars)}))
+    texts = {"progress": asdict(progress), "scalars": scalars, "scaler": scaler.state_dict()}
+    write_bytes(path, save(tensors, {name: json.dumps(value) for name, value in texts.items()}))
 
 
-def load_checkpoint(path: Path, network: torch.nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
-    """Restore network and optimizer from a checkpoint and return how far it was.
+def load_checkpoint(
+    path: Path, network: torch.nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
+) -> Progress:
+    """Restore network, optimizer and loss scale from a checkpoint and return how far it was.
 
     Raises:
         DataError: the file is not a checkpoint of this network.
@@ -86,6 +95,7 @@ def load_checkpoint(path: Path, network: torch.nn.Module, optimizer: torch.optim
             states.setdefault(int(index), {})[key] = value
         network.load_state_dict(weights)
         optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
+        scaler.load_state_dict(json.loads(metadata["scaler"]))
         return Progress(**json.loads(metadata["progress"]))
     except (SafetensorError, KeyError, TypeError, RuntimeError, ValueError) as error:
         raise DataError(

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from segkit.dataset import find_subjects, read_images, read_label
+from segkit.dataset import open_dataset, read_images, read_label
 from segkit.errors import OutputExists, UnknownName, UsageError
 from segkit.nifti import read_volume
 from segkit_phantom import make as module
@@ -78,13 +78,13 @@ def test_images_and_labels_share_a_grid_and_a_type_fit_for_scanners(mini: Path) 
 
 def test_core_reads_what_the_card_says(mini: Path) -> None:
     (card,) = segkit_datasets()
-    subjects = find_subjects(card, mini)
-    assert [subject.id for subject in subjects] == ["sub-001", "sub-002"]
-    images = read_images(subjects[0].images, ("T1", "T2"))
-    assert images[0].shape == PRESETS["mini"].shape
-    assert images[0].spacing_mm == PRESETS["mini"].spacing_mm
-    assert subjects[0].label is not None
-    assert np.unique(read_label(subjects[0].label, card).data).tolist() == [0, 1, 2, 3]
+    dataset = open_dataset(card, mini)
+    assert [subject.id for subject in dataset.subjects] == ["sub-001", "sub-002"]
+    first, images = read_images(dataset.subjects[0], ("T1", "T2"))
+    assert first.shape == PRESETS["mini"].shape
+    assert first.spacing_mm == PRESETS["mini"].spacing_mm
+    assert len(images) == 2
+    assert np.unique(read_label(dataset.subjects[0], dataset.scheme).data).tolist() == [0, 1, 2, 3]
 
 
 def test_progress_hears_of_every_subject_once_it_is_there(mini: Path) -> None:

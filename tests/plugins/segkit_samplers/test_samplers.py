@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.random import default_rng
 from numpy.typing import NDArray
@@ -26,16 +27,19 @@ every_sampler = pytest.mark.parametrize("name", SAMPLERS)
 
 def subject(label: NDArray[np.uint8]) -> PreparedSubject:
     """A subject whose arrays are in memory, where the cached properties look first."""
-    made = PreparedSubject("a", Path("nowhere"), (1.0, 1.0, 1.0))
-    made.__dict__.update(label=label, nonempty=np.flatnonzero((label > 0) & (label != 255)))
+    counts = np.bincount(label[label != 255], minlength=4)
+    made = PreparedSubject("a", Path("nowhere"), (1.0, 1.0, 1.0), tuple(counts.tolist()))
+    by_class = [np.flatnonzero(label == index) for index in range(1, len(counts))]
+    made.__dict__.update(label=label, nonempty=np.concatenate(by_class))
     return made
 
 
 def sparse(shape: Size, seed: int) -> PreparedSubject:
-    """A subject with one to three labelled voxels."""
+    """A subject with one to three labelled voxels of one to three classes."""
     label = np.zeros(shape, np.uint8)
     rng = default_rng(seed)
-    label.flat[rng.integers(label.size, size=rng.integers(1, 4))] = 2
+    places = rng.integers(label.size, size=rng.integers(1, 4))
+    label.flat[places] = rng.integers(1, 4, len(places))
     return subject(label)
 
 
@@ -53,11 +57,24 @@ def test_the_patch_lies_in_the_volume_and_starts_at_0_where_the_volume_is_smalle
     assert all(0 <= c <= max(s - p, 0) for c, s, p in zip(corner, shape, patch, strict=True))
 
 
+@pytest.mark.parametrize("name", ["nonempty", "class-balanced"])
 @given(shape=sizes, patch=sizes, seed=st.integers(0, 10**6))
-def test_nonempty_contains_a_labelled_voxel(shape: Size, patch: Size, seed: int) -> None:
+def test_the_patch_contains_a_labelled_voxel(name: str, shape: Size, patch: Size, seed: int) -> None:
     head = sparse(shape, seed)
-    corner = SAMPLERS["nonempty"](head, patch, default_rng(seed))
+    corner = SAMPLERS[name](head, patch, default_rng(seed))
     assert cut(head.label, corner, patch).any()
+
+
+@every_sampler
+def test_patches_of_28_are_found_in_a_head_with_one_labelled_voxel(name: str) -> None:
+    # A published sampler waits for a patch with a tenth of the head's labelled voxels, and waits for ever.
+    label = np.zeros((256, 192, 144), np.uint8)
+    label[200, 3, 143] = 1
+    head, rng = subject(label), default_rng(0)
+    corners = [SAMPLERS[name](head, (28, 28, 28), rng) for _ in range(20)]
+    assert all(cut(label, corner, (28, 28, 28)).shape == (28, 28, 28) for corner in corners)
+    if name in ("nonempty", "class-balanced"):
+        assert all(cut(label, corner, (28, 28, 28)).any() for corner in corners)
 
 
 @every_sampler
@@ -93,3 +110,34 @@ def test_nonempty_passes_over_ignored_voxels() -> None:
     label[0, 0, 0] = 1
     rng = default_rng(0)
     assert {SAMPLERS["nonempty"](subject(label), (2, 2, 2), rng) for _ in range(50)} == {(0, 0, 0)}
+
+
+def test_class_balanced_draws_every_class_that_is_there_equally_and_its_voxels_too() -> None:
+    label = np.zeros((12, 12, 12), np.uint8)
+    label[0] = 1  # 144 voxels
+    label[11, 0, :2] = 3  # 2 voxels; class 2 has none
+    label[5] = 255
+    head, rng = subject(label), default_rng(0)
+    drawn = Counter(SAMPLERS["class-balanced"](head, (1, 1, 1), rng) for _ in range(4000))
+    assert {label[corner] for corner in drawn} == {1, 3}
+    assert all(abs(drawn[(11, 0, z)] - 1000) < 150 for z in range(2))  # five standard deviations
+    assert len([corner for corner in drawn if label[corner] == 1]) == 144
+
+
+def test_grid_reaches_each_corner_of_the_non_overlapping_grid_equally_and_no_other() -> None:
+    head, rng = subject(np.ones((8, 4, 3), np.uint8)), default_rng(0)
+    drawn = Counter(SAMPLERS["grid"](head, (2, 4, 5), rng) for _ in range(4000))
+    assert set(drawn) == {(x, 0, 0) for x in (0, 2, 4, 6)}
+    assert all(abs(times - 1000) < 150 for times in drawn.values())
+
+
+@settings(max_examples=40, deadline=None)
+@given(shape=sizes, patch=st.tuples(*[st.integers(4, 12)] * 3))
+def test_grid_covers_every_voxel(shape: Size, patch: Size) -> None:
+    head, rng = subject(np.ones(shape, np.uint8)), default_rng(0)
+    corners = {SAMPLERS["grid"](head, patch, rng) for _ in range(500)}
+    assert len(corners) == math.prod(math.ceil(s / p) for s, p in zip(shape, patch, strict=True))
+    seen = np.zeros(shape, np.uint8)
+    for corner in corners:
+        cut(seen, corner, patch)[:] = 1
+    assert seen.all()

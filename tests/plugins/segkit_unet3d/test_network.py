@@ -14,7 +14,7 @@ from segkit.errors import UsageError
 from segkit_unet3d import segkit_models
 from segkit_unet3d.network import UNet3D
 
-(CARD,) = segkit_models()
+CARD = next(card for card in segkit_models() if card.name == "unet3d")
 
 
 def test_parameters_are_those_of_the_paper_plus_one_scale_per_normalised_channel() -> None:

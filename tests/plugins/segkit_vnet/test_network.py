@@ -40,7 +40,15 @@ def test_vnet_keeps_the_contract() -> None:
 
 
 def test_vnet_light_keeps_the_contract() -> None:
-    assert_model_conforms(CARDS["vnet-light"])
+    assert_model_conforms(CARDS["vnet-light"], channels=range(1, 6))
+
+
+@pytest.mark.parametrize("channels", range(1, 6))
+def test_an_input_channel_more_costs_one_kernel_per_filter(channels: int) -> None:
+    with torch.device("meta"):
+        model = VNet(channels, 4)
+    found = measure(model, channels, CARDS["vnet"].patch)
+    assert found.parameters == 45_611_956 + (channels - 1) * 125 * 16
 
 
 @pytest.mark.parametrize("name", CARDS)

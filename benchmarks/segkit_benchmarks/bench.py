@@ -1,0 +1,35 @@
+"""`segkit bench`: the benchmarks; each is imported when it is called."""
+
+from __future__ import annotations
+
+import importlib
+
+import click
+
+_BENCHMARKS = {
+    "dsc": ("segkit_benchmarks.dsc:dsc", "The thesis' Dice tables, ours beside theirs."),
+    "kills": ("segkit_benchmarks.kills:kills", "Kill training at random moments, go on, compare the bits."),
+    "training": ("segkit_benchmarks.training:training", "Training patches and steps, beside other software."),
+}
+"""Where they are, and the line that help shows."""
+
+
+class _Benchmarks(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_BENCHMARKS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _BENCHMARKS:
+            return None
+        module, _, attribute = _BENCHMARKS[cmd_name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Benchmarks"):
+            formatter.write_dl([(name, line) for name, (_, line) in _BENCHMARKS.items()])
+
+
+@click.group(cls=_Benchmarks, epilog="Example: segkit bench dsc --data phantom --quick")
+def bench() -> None:
+    """Run a benchmark."""

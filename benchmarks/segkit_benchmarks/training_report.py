@@ -1,0 +1,175 @@
+"""What `segkit bench training` makes of its measurements: rows, ratios round by round, floors, and tables."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+
+from segkit.cards import Size
+from segkit.cli.output import print_table
+from segkit_benchmarks import training_ours as ours
+from segkit_benchmarks import training_peers as peers
+from segkit_benchmarks.training_ours import Net, size_text
+from segkit_benchmarks.turns import Result
+
+Report = dict[str, Any]
+
+FLOORS = {
+    (ours.PLAIN, peers.MONAI_TUNED): (3.0, 50.0),
+    (ours.PLAIN, peers.NNUNET): (1.7, 12.0),
+}
+"""How many times as many large and small patches a second as a peer we want to draw."""
+
+FIRST_PATCH_SECONDS = 0.1
+"""The longest that the first patch of a prepared store may take."""
+
+STEP_FLOORS = {"vnet": 3.0, "unet3d-residual": 2.0, "densenet3d": 2.2}
+"""How many times as fast as MedicalZoo's a step in bf16 is to be, on a CPU that computes in bf16."""
+
+FLOOR_SIDES = ("segkit bf16", "MedicalZoo fp32")
+
+
+def patch_report(results: Mapping[str, Result], sizes: Sequence[Size], judged: bool) -> Report:
+    """Rows and ratios of what the sides of the patches handed over; floors are for the full sizes."""
+    large, small = (size_text(size) for size in sizes)
+    rates: dict[str, dict[str, list[float]]] = {}
+    rows: list[Report] = []
+    for name, result in results.items():
+        if result.failed:
+            rows.append({"side": name, "failed": result.failed})
+            continue
+        firsts = [figures["first_patch_seconds"] for figures in result.rounds if "first_patch_seconds" in figures]
+        seconds = {key: round(value, 3) for key, value in result.first.items()}
+        if firsts:
+            seconds["first_patch_seconds"] = round(statistics.median(firsts), 4)
+        ways = [way for way, figures in result.rounds[0].items() if isinstance(figures, Mapping)]
+        for way in ways:
+            rates[way] = {size: [figures[way][size] for figures in result.rounds] for size in (large, small)}
+            rows.append(
+                {
+                    "side": way,
+                    "patches_per_second": {size: _spread(values) for size, values in rates[way].items()},
+                    "seconds": seconds,
+                    "peak_mib": result.peak_mib,
+                }
+            )
+    ratios = []
+    for way, figures in rates.items():
+        if way in ours.WAYS:
+            continue
+        for mine in ours.WAYS:
+            for number, size in enumerate((large, small)):
+                pairs = zip(rates[mine][size], figures[size], strict=True)
+                floors = FLOORS.get((mine, way)) if judged else None
+                ratios.append(_ratio(size, mine, way, [a / b for a, b in pairs], floors[number] if floors else None))
+    return {"rows": rows, "ratios": ratios}
+
+
+def step_report(results: Mapping[str, Result], net: Net, judged: bool) -> list[Report]:
+    """A row for each side of the training steps of a net, with ratios to our sides; floors are for the full sizes."""
+    times = {name: [figures["seconds"] for figures in result.rounds] for name, result in results.items()}
+    rows = []
+    for name, result in results.items():
+        common: Report = {"model": net.model, "input": net.shape, "side": name}
+        if result.failed:
+            rows.append({**common, "failed": result.failed})
+            continue
+        others = [] if name.startswith("segkit") else [mine for mine in results if mine.startswith("segkit")]
+        ratios = []
+        for mine in others:
+            pairs = zip(times[mine], times[name], strict=False)  # a side that failed has none
+            floor = STEP_FLOORS[net.model] if judged and (mine, name) == FLOOR_SIDES else None
+            if times[mine]:
+                ratios.append(_ratio(net.model, mine, name, [theirs / own for own, theirs in pairs], floor))
+        rows.append({**common, "seconds": _spread(times[name]), "peak_mib": result.peak_mib, "ratios": ratios})
+    return rows
+
+
+def _spread(values: Sequence[float]) -> dict[str, float]:
+    return {
+        "median": round(statistics.median(values), 3),
+        "least": round(min(values), 3),
+        "most": round(max(values), 3),
+    }
+
+
+def _ratio(work: str, mine: str, peer: str, values: Sequence[float], floor: float | None) -> Report:
+    """How many times as fast ours is: the median of the rounds' ratios, and their spread."""
+    met = None if floor is None else statistics.median(values) >= floor
+    return {"work": work, "ours": mine, "peer": peer, "ratio": _spread(values), "floor": floor, "met": met}
+
+
+def print_report(report: Report) -> None:
+    """Tables for people."""
+    if "patches" in report:
+        _print_patches(**report["patches"])
+    if "steps" in report:
+        _print_steps(report["steps"], report["machine"])
+
+
+def _print_patches(rows: Sequence[Report], ratios: Sequence[Report]) -> None:
+    measured = [row for row in rows if "failed" not in row]
+    print_table([_patch_line(row, ratios) for row in measured], title="patches, one thread, batch 1")
+    for row in measured:
+        if row["side"] == ours.PLAIN:
+            taken = row["seconds"]["first_patch_seconds"]
+            met = "met" if taken < FIRST_PATCH_SECONDS else "missed"
+            click.echo(f"first patch of a store: {taken:.3f} s, wanted below {FIRST_PATCH_SECONDS}: {met}")
+    _print_floors(ratios)
+    _print_failures(rows)
+
+
+def _print_steps(rows: Sequence[Report], machine: Report) -> None:
+    lines = [_step_line(row) for row in rows if "failed" not in row]
+    columns = dict.fromkeys(key for line in lines for key in line)
+    print_table([{key: line.get(key) for key in columns} for line in lines], title="training steps, seconds")
+    peak = machine["gemm_gflops_per_second"] or {}
+    products = ", ".join(f"{name} products at {value:,.0f} GFLOP/s" for name, value in peak.items())
+    capabilities = ", ".join(machine["capabilities"]) or "instructions not known"
+    click.echo(f"{machine['cpu']}, {machine.get('threads')} threads, {capabilities}; {products}")
+    _print_floors([ratio for row in rows for ratio in row.get("ratios", [])])
+    _print_failures(rows)
+
+
+def _print_floors(ratios: Sequence[Report]) -> None:
+    for ratio in ratios:
+        if ratio["floor"]:
+            met = "met" if ratio["met"] else "missed"
+            who = f"{ratio['work']}, {ratio['ours']} over {ratio['peer']}"
+            click.echo(f"{who}: {_text(ratio['ratio'])} x, wanted {ratio['floor']:g}: {met}")
+
+
+def _print_failures(rows: Sequence[Report]) -> None:
+    for row in rows:
+        if "failed" in row:
+            click.echo(f"not measured: {row.get('model', 'patches')}, {row['side']}: {row['failed']}")
+
+
+def _patch_line(row: Report, ratios: Sequence[Report]) -> Report:
+    line: Report = {"side": row["side"]}
+    for size, spread in row["patches_per_second"].items():
+        line[f"{size} a second"] = _text(spread)
+        line[f"segkit is x ({size})"] = next(
+            (_text(r["ratio"]) for r in ratios if (r["work"], r["ours"], r["peer"]) == (size, ours.PLAIN, row["side"])),
+            None,
+        )
+    seconds = row["seconds"]
+    return {
+        **line,
+        "first patch, s": seconds.get("first_patch_seconds"),
+        "with making the store, s": seconds.get("prepare_and_first_patch_seconds"),
+        "peak MiB": row["peak_mib"],
+    }
+
+
+def _step_line(row: Report) -> Report:
+    line: Report = {"model": row["model"], "input": row["input"], "side": row["side"], "a step": _text(row["seconds"])}
+    line["peak MiB"] = row["peak_mib"]
+    return line | {f"{ratio['ours']} is x": _text(ratio["ratio"]) for ratio in row["ratios"]}
+
+
+def _text(spread: Mapping[str, float]) -> str:
+    return f"{spread['median']:.3g} ({spread['least']:.3g}-{spread['most']:.3g})"
