@@ -20,11 +20,12 @@ import numpy as np
 from segkit.cli.options import json_option
 from segkit.cli.output import print_json, progress_bar
 from segkit.errors import SegkitError
+from segkit.fakes import make_subjects
 from segkit.files import write_bytes
 
 TRAINING = (
-    "--model unet3d --option width=2 --option levels=2 --option norm=instance --patch 32,32,32 --epochs 3 "
-    "--patches-per-epoch 6 --hold-out 1 --loss cross-entropy --deterministic --workers 0"
+    "--model unet3d --option width=2 --option levels=2 --option norm=instance --patch 16,16,16 --epochs 3 "
+    "--patches-per-epoch 6 --hold-out 1 --loss cross-entropy --deterministic --workers 0 --dataset fake"
 )
 """Small enough that hundreds of runs fit into minutes; everything else is as in any training."""
 
@@ -46,14 +47,11 @@ class Outcome:
     different: list[str]
 
 
-def kill_training(
-    out: Path, data: Path, kills: int, seed: int, progress: Callable[[int], None] = lambda kills: None
-) -> Outcome:
+def kill_training(out: Path, kills: int, seed: int, progress: Callable[[int], None] = lambda kills: None) -> Outcome:
     """Train once undisturbed, then kill the same training again and again at random moments until it is done.
 
     Args:
-        out: where the runs are written.
-        data: a phantom data set.
+        out: where the data, segkit's own fakes, and the runs are written.
         kills: how many at least.
         seed: of the moments.
         progress: called with the number of kills so far.
@@ -64,11 +62,12 @@ def kill_training(
     # A server that holds torch already and forks: a training starts in milliseconds, not seconds.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["segkit.training", "segkit.cli.train", "torch.utils.tensorboard"])
-    whole = out / "whole"
-    _train(context, f"--dataset phantom --data {data} --out {whole} {TRAINING}")  # the first also starts the server
+    whole, data = out / "whole", out / "data"
+    make_subjects(data, "ball", 3, 1, lambda _: None)
+    _train(context, f"--data {data} --out {whole} {TRAINING}")  # the first also starts the server
     shutil.rmtree(whole)
     began = time.monotonic()
-    _train(context, f"--dataset phantom --data {data} --out {whole} {TRAINING}")
+    _train(context, f"--data {data} --out {whole} {TRAINING}")
     seconds = time.monotonic() - began
     moments = random.Random(seed)  # noqa: S311 - no secret
     done, runs, different = 0, 0, list[str]()
@@ -102,11 +101,14 @@ def _train(context: multiprocessing.context.ForkServerContext, words: str, kill_
 def _segkit(words: list[str]) -> None:
     import torch
 
-    from segkit.cli import main
+    from segkit.cli import cli
+    from segkit.fakes import fake_registry
+    from segkit.registry import Registry
 
+    registry = Registry([*Registry.from_environment().entries, *fake_registry().entries])
     torch.set_num_threads(1)
     with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
-        main(words)
+        cli.main(words, obj=registry, standalone_mode=False)
 
 
 def _differences(whole: Path, run: Path) -> list[str]:
@@ -132,14 +134,10 @@ def _differences(whole: Path, run: Path) -> list[str]:
 @click.pass_context
 def kills(ctx: click.Context, count: int, seed: int, out: Path, as_json: bool) -> None:
     """Kill a small training COUNT times at random moments; its final weights must be those of one that ran through."""
-    from segkit.cards import load_attribute
-
     shutil.rmtree(out / "runs", ignore_errors=True)
-    data = out / "data"
-    load_attribute(ctx.obj.card("dataset", "phantom").make)(data, "mini", 3, 1, lambda _: None)
     with progress_bar() as bar:
         task = bar.add_task("killing", total=count)
-        outcome = kill_training(out / "runs", data, count, seed, lambda done: bar.update(task, completed=done))
+        outcome = kill_training(out / "runs", count, seed, lambda done: bar.update(task, completed=done))
     write_bytes(out / "kills.json", json.dumps({"schema": 1, "seed": seed, **asdict(outcome)}, indent=1).encode())
     if as_json:
         print_json(asdict(outcome))

@@ -19,7 +19,7 @@ import click
 from segkit.cards import Size, load_attribute
 from segkit.cli.options import json_option
 from segkit.cli.output import print_json, progress_bar
-from segkit.errors import DataError, MissingExtra
+from segkit.errors import UsageError
 from segkit.extras import is_installed
 from segkit.files import write_bytes
 from segkit.registry import Registry
@@ -92,8 +92,21 @@ QUICK = Work(
 @click.option(
     "--medicalzoo", type=click.Path(path_type=Path, file_okay=False), help="A clone of MedicalZooPytorch, also beside."
 )
-@click.option("--model", "models", type=click.Choice([net.model for net in FULL.nets]), multiple=True)
-@click.option("--precision", "precisions", type=click.Choice(["fp32", "bf16"]), multiple=True, default=("fp32", "bf16"))
+@click.option(
+    "--model",
+    "models",
+    type=click.Choice([net.model for net in FULL.nets]),
+    multiple=True,
+    help="Take steps of this one; repeated.  [default: all]",
+)
+@click.option(
+    "--precision",
+    "precisions",
+    type=click.Choice(["fp32", "bf16"]),
+    multiple=True,
+    default=("fp32", "bf16"),
+    help="Of steps; repeated.  [default: both]",
+)
 @click.option("--repeats", type=click.IntRange(1), default=3, show_default=True, help="Rounds of all sides in turn.")
 @click.option(
     "--seconds", type=click.FloatRange(0), default=1.0, show_default=True, help="Of drawing patches in each round."
@@ -126,11 +139,11 @@ def training(
     work = QUICK if quick else FULL
     names = _peers(wanted)
     if medicalzoo is not None and not (medicalzoo / "lib" / "medzoo").is_dir():
-        raise DataError(
+        raise UsageError(
             f"expected a clone of MedicalZooPytorch, got {medicalzoo}", hint="name the folder that holds lib"
         )
     registry = Registry(registry.entries, registry.switches)  # without what it has loaded, so that it can be sent
-    threads = threads or len(os.sched_getaffinity(0))
+    threads = threads or os.cpu_count() or 1
     report: Report = {
         "schema": 1,
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -175,7 +188,8 @@ def _peers(wanted: Sequence[str]) -> list[str]:
     modules = {"monai": "monai", "nnunet": "nnunetv2"}
     for name in wanted:
         if name in modules and not is_installed(modules[name]):
-            raise MissingExtra(modules[name], "train", "the benchmark beside it")
+            module = modules[name]
+            raise UsageError(f"expected {module} for --peer {name}, found none", hint=f"run: pip install {module}")
     return [name for name, module in modules.items() if (name in wanted if wanted else is_installed(module))]
 
 

@@ -60,7 +60,7 @@ def patch_report(results: Mapping[str, Result], sizes: Sequence[Size], judged: b
     for way, figures in rates.items():
         if way in ours.WAYS:
             continue
-        for mine in ours.WAYS:
+        for mine in [mine for mine in ours.WAYS if mine in rates]:
             for number, size in enumerate((large, small)):
                 pairs = zip(rates[mine][size], figures[size], strict=True)
                 floors = FLOORS.get((mine, way)) if judged else None

@@ -1,4 +1,4 @@
-"""Every parameter of every network that segkit brings is trained."""
+"""Every parameter of every network that segkit itself builds is trained; MONAI's are held to the contract only."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from segkit import Registry
 from segkit.conformance import small_patch
 from segkit.registry import Switches
 
-NETWORKS = [entry.name for entry, _ in Registry.from_environment(Switches(builtin_only=True)).list("model")]
+NETWORKS = [
+    entry.name
+    for entry, _ in Registry.from_environment(Switches(builtin_only=True)).list("model")
+    if entry.value != "segkit_monai"
+]
 
 
 @pytest.mark.parametrize("name", NETWORKS)
