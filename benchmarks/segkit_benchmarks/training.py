@@ -35,6 +35,9 @@ PHANTOM_SEED = 11
 CAPABILITIES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_int8")
 """What Linux calls the instructions that decide how fast a CPU trains."""
 
+BF16 = {"avx512_bf16", "amx_bf16"}
+"""Those that compute in bf16; without them torch takes a hundred times as long as in fp32."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
@@ -104,8 +107,7 @@ QUICK = Work(
     "precisions",
     type=click.Choice(["fp32", "bf16"]),
     multiple=True,
-    default=("fp32", "bf16"),
-    help="Of steps; repeated.  [default: both]",
+    help="Of steps; repeated.  [default: fp32, and bf16 where the CPU has instructions for it]",
 )
 @click.option("--repeats", type=click.IntRange(1), default=3, show_default=True, help="Rounds of all sides in turn.")
 @click.option(
@@ -134,7 +136,7 @@ def training(
 ) -> None:
     """Measure training patches and training steps, each side in a process of its own, all in turn, round by round.
 
-    The phantom is made once and stays in OUT. bf16 pays only on a CPU that has instructions for it.
+    The phantom is made once and stays in OUT. On a CPU without instructions for bf16, a step in it takes many minutes.
     """
     work = QUICK if quick else FULL
     names = _peers(wanted)
@@ -144,12 +146,15 @@ def training(
         )
     registry = Registry(registry.entries, registry.switches)  # without what it has loaded, so that it can be sent
     threads = threads or os.cpu_count() or 1
+    capabilities = _capabilities()
+    precisions = precisions or (("fp32", "bf16") if BF16.intersection(capabilities) else ("fp32",))
     report: Report = {
         "schema": 1,
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "machine": {**describe_machine(), "capabilities": _capabilities()},
+        "machine": {**describe_machine(), "capabilities": capabilities},
         "versions": _versions(names),
         "repeats": repeats,
+        "precisions": precisions,
     }
     with progress_bar() as bar:
         task = bar.add_task("making the phantom", total=None)

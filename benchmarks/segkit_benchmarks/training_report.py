@@ -108,6 +108,8 @@ def print_report(report: Report) -> None:
         _print_patches(**report["patches"])
     if "steps" in report:
         _print_steps(report["steps"], report["machine"])
+        if "bf16" not in report["precisions"]:
+            click.echo("not measured: bf16; --precision bf16 measures it, however long that takes")
 
 
 def _print_patches(rows: Sequence[Report], ratios: Sequence[Report]) -> None:
