@@ -170,6 +170,7 @@ def training(
             sides = _patch_sides(registry, data, out / "store", work.sizes, seconds, names, medicalzoo)
             shutil.rmtree(out / "store", ignore_errors=True)  # how long it takes to make is measured
             report["patches"] = patch_report(take_turns(sides, repeats, 1, on_turn), work.sizes, not quick)
+            _write(report, out)
         if "steps" in parts:
             machine = take_turns({"the machine's own peak": peers.gemm}, 1, threads, on_turn).popitem()[1]
             report["machine"] |= {
@@ -181,12 +182,17 @@ def training(
                 if net.model in (models or [net.model]):
                     chosen = _step_sides(registry, data, out, net, precisions, repeats, names, medicalzoo)
                     report["steps"] += step_report(take_turns(chosen, repeats, threads, on_turn), net, not quick)
-    write_bytes(out / "training.json", json.dumps(report, indent=1).encode())
+                    _write(report, out)
     if as_json:
         print_json(report)
         return
     print_report(report)
     click.echo(f"\n{out / 'training.json'}")
+
+
+def _write(report: Report, out: Path) -> None:
+    """Whatever is measured stays, should the rest take too long."""
+    write_bytes(out / "training.json", json.dumps(report, indent=1).encode())
 
 
 def _peers(wanted: Sequence[str]) -> list[str]:
