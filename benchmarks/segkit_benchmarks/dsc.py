@@ -85,6 +85,11 @@ def dsc(
         for cell in _cells(*source, out)
         if cell.model in (models or known)
     ]
+    if not cells:
+        raise UsageError(
+            f"expected a model of the thesis on this data, {', '.join(models)} has no row there",
+            hint="choose another --model, or other --data",
+        )
     results: list[dict[str, Any]] = []
     report: dict[str, Any] = {}
     for number, cell in enumerate(cells, start=1):

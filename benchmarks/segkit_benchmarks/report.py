@@ -31,11 +31,12 @@ from segkit.cli.output import print_json, progress_bar
 from segkit.dataset import IGNORE, load_input, open_dataset, read_label
 from segkit.errors import DataError, UnknownName
 from segkit.extras import require
-from segkit.files import sha256_of, write_bytes
+from segkit.files import write_bytes
 from segkit.inference import Engine, Tiling, segment_volume
 from segkit.patches import extract_patch, pad_to, plan_tiles
 from segkit.registry import Registry
 from segkit.run import Run
+from segkit.store import hash_image
 from segkit.volume import require_same_grid
 from segkit_benchmarks import figures
 from segkit_benchmarks.figures import Head, SlabLabels, labelled
@@ -169,7 +170,7 @@ def _open_head(registry: Registry, run: Run, name: str) -> Head:
     require_same_grid(head.volumes[0], truth, config.modalities[0], "the label")
     return Head(
         subject=name,
-        trained_on=sha256_of(subject.label) in config.train_labels_sha256,
+        trained_on=hash_image(subject.label) in config.train_labels_sha256,
         modality=config.modalities[0],
         image=head.volumes[0].data,
         images=head.images,

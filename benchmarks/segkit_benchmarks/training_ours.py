@@ -102,7 +102,7 @@ def patches(turn: Turn, registry: Registry, data: Path, store: Path, sizes: Sequ
             for way, workers in WAYS.items():
                 batches = ahead(lambda step, source=source: source.draw(step, [0]), numbers, workers)  # type: ignore[misc]
                 figures[way][name] = rate(batches, seconds)
-                batches.close()  # type: ignore[attr-defined]
+                batches.close()
         turn(figures)
 
 

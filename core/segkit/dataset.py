@@ -185,12 +185,7 @@ def read_images(subject: Subject, modalities: Sequence[str]) -> tuple[Volume, li
         VolumeError: a file is bad.
         DataError: an image holds one value only.
     """
-    missing = [name for name in modalities if name not in subject.images]
-    if missing:
-        raise UsageError(
-            f"expected the modalities {', '.join(modalities)}, subject {subject.id} has {', '.join(subject.images)}",
-            hint="choose among them with --modality, or complete the subject",
-        )
+    select_modalities([subject], modalities)
     sources = [(subject.images[name].resolve(), subject.channels.get(name)) for name in modalities]
     twice = next((name for i, name in enumerate(modalities) if sources[i] in sources[:i]), None)
     if twice is not None:

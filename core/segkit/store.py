@@ -253,7 +253,7 @@ def _made_from(
     if subject.label is None:
         raise DataError("expected a label file, found none", hint="prepare labelled subjects only")
     select_modalities([subject], modalities)
-    hashes = {file: _hash(file) for file in {*(subject.images[name] for name in modalities), subject.label}}
+    hashes = {file: hash_image(file) for file in {*(subject.images[name] for name in modalities), subject.label}}
     return {
         "format": FORMAT,
         "images": [
@@ -268,8 +268,12 @@ def _made_from(
     }
 
 
-def _hash(path: Path) -> str:
-    """Hash of a file's content; an Analyze image is two files."""
+def hash_image(path: Path) -> str:
+    """Hash of what an image or label file holds; an Analyze image is two files.
+
+    Raises:
+        DataError: a file is missing or cannot be read.
+    """
     files = [path.with_suffix(".hdr"), path.with_suffix(".img")] if path.suffix in (".hdr", ".img") else [path]
     try:
         for file in files:

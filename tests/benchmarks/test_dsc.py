@@ -58,7 +58,6 @@ def test_a_row_is_trained_by_a_command_and_printed_beside_the_thesis(
     assert set(row["ours"]) == {"average", "CSF", "GM", "WM"}
     assert (row["dataset"], row["held_out"], row["modalities"]) == ("phantom", ["sub-001"], ["T1"])
     assert report["protocol"] == "quick"
-    assert "soft" not in report["convention"]
     assert json.loads((tmp_path / "dsc.json").read_text()) == report
     printed = bench(registry, *words)
     assert "| 82.63" in printed

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from safetensors.numpy import load_file, save_file
 
 from segkit.cli import cli
-from segkit.errors import DataError, OutputExists, UsageError
+from segkit.errors import DataError, OutputExists, SegkitError, UsageError
 from segkit.fakes import fake_registry, make_subjects
 from segkit.registry import Registry, Switches
 from segkit.run import Run, lock
@@ -163,6 +163,11 @@ class TestSteps:
             train("run", "--precision fp16 --device cpu")
         assert not (tmp_path / "run").exists()
 
+    def test_an_unknown_augmentation_is_one_line(self, train: Train, tmp_path: Path) -> None:
+        with pytest.raises(UsageError, match="no augmentation 'flop'; did you mean 'flip'"):
+            train("run", "--augment flop")
+        assert not (tmp_path / "run").exists()
+
     def test_augmented_patches_train_another_network(self, train: Train) -> None:
         plain, changed = train("plain"), train("changed", "--augment flip --augment noise")
         assert changed.config.augmentation == ("flip", "noise")
@@ -299,6 +304,16 @@ with lock(Path(sys.argv[1])):
             other.wait()
         with lock(tmp_path):
             pass
+
+    def test_a_store_that_was_there_outlives_a_refused_training(
+        self, train: Train, segkit: Callable[..., str], data: Path, tmp_path: Path
+    ) -> None:
+        store = tmp_path / "run" / "store"
+        segkit("data", "prepare", data, "--dataset", "fake", "--store", store)
+        with pytest.raises(SegkitError, match="expected a step to fit into memory"):
+            train("run", "--patch 65536,65536,65536")
+        assert {path.name for path in (tmp_path / "run").iterdir()} == {"store", ".lock"}
+        assert len(list(store.iterdir())) == 4
 
     def test_a_folder_with_files_is_no_new_run(self, train: Train) -> None:
         train("run")

@@ -10,7 +10,7 @@ import click
 
 from segkit.cards import load_attribute
 from segkit.cli.contrast import contrast
-from segkit.cli.options import json_option, parse_options
+from segkit.cli.options import dataset_option, json_option, parse_options
 from segkit.cli.output import print_json, print_table, progress_bar
 from segkit.cli.prepare import prepare
 from segkit.dataset import open_dataset
@@ -28,9 +28,6 @@ _MOST_CLASSES = 12
 _folder = click.argument("folder", type=click.Path(path_type=Path))
 _dataset = click.option(
     "--dataset", default="phantom", show_default=True, help="The data set plugin that knows the layout."
-)
-_dataset_option = click.option(
-    "--dataset-option", "options", multiple=True, metavar="KEY=VALUE", help="An option of the data set."
 )
 
 
@@ -79,12 +76,14 @@ def make(registry: Registry, name: str, folder: Path, preset: str | None, subjec
 @data.command("list", epilog="Example: segkit data list data/iseg --dataset phantom")
 @_folder
 @_dataset
-@_dataset_option
+@dataset_option
 @json_option
 @click.pass_obj
-def list_(registry: Registry, folder: Path, dataset: str, options: tuple[str, ...], as_json: bool) -> None:
+def list_(registry: Registry, folder: Path, dataset: str, dataset_options: tuple[str, ...], as_json: bool) -> None:
     """List the subjects of a data set and their files."""
-    subjects = open_dataset(registry.card("dataset", dataset), folder, parse_options(options)).subjects
+    subjects = open_dataset(
+        registry.card("dataset", dataset), folder, parse_options(dataset_options, "--dataset-option")
+    ).subjects
     if as_json:
         print_json(
             {"schema": 1, "subjects": [{"id": s.id, "images": dict(s.images), "label": s.label} for s in subjects]}
@@ -98,14 +97,14 @@ def list_(registry: Registry, folder: Path, dataset: str, options: tuple[str, ..
 @data.command(epilog="Example: segkit data check data/iseg --dataset phantom --png pictures")
 @_folder
 @_dataset
-@_dataset_option
+@dataset_option
 @click.option(
     "--png", type=click.Path(path_type=Path, file_okay=False), help="Folder for a picture of each good subject."
 )
 @json_option
 @click.pass_context
 def check(
-    ctx: click.Context, folder: Path, dataset: str, options: tuple[str, ...], png: Path | None, as_json: bool
+    ctx: click.Context, folder: Path, dataset: str, dataset_options: tuple[str, ...], png: Path | None, as_json: bool
 ) -> None:
     """Read all files of a data set and list every defect. Exit code 2 if there is one.
 
@@ -113,7 +112,7 @@ def check(
     """
     if png:
         require("matplotlib", "report", "the pictures of segkit data check")
-    opened = open_dataset(ctx.obj.card("dataset", dataset), folder, parse_options(options))
+    opened = open_dataset(ctx.obj.card("dataset", dataset), folder, parse_options(dataset_options, "--dataset-option"))
     from segkit.check import check_dataset
 
     with progress_bar() as bar:

@@ -14,7 +14,7 @@ from segkit.cli.options import json_option
 from segkit.cli.output import print_json, print_table, progress_bar
 from segkit.errors import UsageError
 from segkit.extras import require
-from segkit.files import sha256_of, write_bytes
+from segkit.files import write_bytes
 from segkit.surfaces import CONVENTIONS, Convention
 
 if TYPE_CHECKING:
@@ -102,6 +102,7 @@ def evaluate(
 def _subjects(registry: Registry, run: Run, data: Path | None, *, folds: bool) -> list[Subject]:
     """The labelled subjects of a folder that a run was not trained on; of a fold at home, those it held out."""
     from segkit.dataset import open_dataset
+    from segkit.store import hash_image
 
     config = run.config
     place = (data or config.data).resolve()
@@ -109,7 +110,7 @@ def _subjects(registry: Registry, run: Run, data: Path | None, *, folds: bool) -
     if folds and data is None:
         subjects = [subject for subject in labelled if subject.id in config.held_out_subjects]
     else:
-        subjects = [s for s in labelled if s.label and sha256_of(s.label) not in config.train_labels_sha256]
+        subjects = [s for s in labelled if s.label and hash_image(s.label) not in config.train_labels_sha256]
     if not subjects:
         raise UsageError(f"expected labelled subjects in {place} that the run was not trained on, found none")
     return subjects

@@ -12,6 +12,10 @@ from segkit.errors import UsageError
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
+dataset_option = click.option(
+    "--dataset-option", "dataset_options", multiple=True, metavar="KEY=VALUE", help="An option of the data set."
+)
+
 
 _PREPROCESSING = {
     "registration": click.option(
@@ -57,8 +61,8 @@ def preprocessing_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return with_preprocessing
 
 
-def parse_options(pairs: Sequence[str]) -> dict[str, int | float | str | bool]:
-    """Turn KEY=VALUE texts into options of a network: integers, numbers, true and false are read as such.
+def parse_options(pairs: Sequence[str], flag: str = "--option") -> dict[str, int | float | str | bool]:
+    """Turn KEY=VALUE texts of a flag into options of a card: integers, numbers, true and false are read as such.
 
     Raises:
         UsageError: a text has no `=`.
@@ -67,7 +71,7 @@ def parse_options(pairs: Sequence[str]) -> dict[str, int | float | str | bool]:
     for pair in pairs:
         key, equals, text = pair.partition("=")
         if not equals or not key:
-            raise UsageError(f"expected --option KEY=VALUE, got {pair!r}")
+            raise UsageError(f"expected {flag} KEY=VALUE, got {pair!r}")
         options[key] = _value(text)
     return options
 

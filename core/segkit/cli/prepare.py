@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from segkit.cli.options import json_option, parse_options, preprocessing_options
+from segkit.cli.options import dataset_option, json_option, parse_options, preprocessing_options
 from segkit.cli.output import print_json, print_table, progress_bar
 from segkit.errors import DataError
 from segkit.volume import format_size
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.command(epilog="Example: segkit data prepare data/iseg --store data/store --bias-correction n4")
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--dataset", default="phantom", show_default=True, help="The data set plugin that knows the layout.")
-@click.option("--dataset-option", "options", multiple=True, metavar="KEY=VALUE", help="An option of the data set.")
+@dataset_option
 @click.option("--store", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder to write.")
 @click.option("--modality", "modalities", multiple=True, help="Channel, repeated in order.  [default: all]")
 @preprocessing_options
@@ -34,7 +34,7 @@ def prepare(
     registry: Registry,
     folder: Path,
     dataset: str,
-    options: tuple[str, ...],
+    dataset_options: tuple[str, ...],
     store: Path,
     modalities: tuple[str, ...],
     preprocessing: Preprocessing,
@@ -48,7 +48,7 @@ def prepare(
     from segkit import store as stores
     from segkit.dataset import open_dataset, select_modalities
 
-    opened = open_dataset(registry.card("dataset", dataset), folder, parse_options(options))
+    opened = open_dataset(registry.card("dataset", dataset), folder, parse_options(dataset_options, "--dataset-option"))
     if not opened.labelled:
         raise DataError(f"expected labelled subjects in {folder}, found none", hint="training needs labels")
     chosen = select_modalities(opened.labelled, modalities)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from segkit.cli.device import choose_device, device_option
-from segkit.cli.options import Triple, parse_options, preprocessing_options
+from segkit.cli.options import Triple, dataset_option, parse_options, preprocessing_options
 from segkit.cli.output import progress_bar
 from segkit.errors import OutputExists, SegkitError, UsageError
 from segkit.extras import require
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from segkit.registry import Registry
     from segkit.run import Run
     from segkit.training.processes import Processes
-
-_AUGMENTATIONS = ("flip", "affine", "elastic", "gamma", "bias", "noise")
 
 _SETTINGS = (
     "loss",
@@ -44,6 +42,8 @@ _SETTINGS = (
 )
 """Options that a recipe sets unless they are given."""
 
+_OPTIONS = {"options": "--option", "dataset_options": "--dataset-option", "loss_options": "--loss-option"}
+
 _positive = click.IntRange(1)
 
 
@@ -65,7 +65,7 @@ _positive = click.IntRange(1)
 @click.option("--folds", type=click.IntRange(2), help="Cross-validate: one run per fold, in OUT/fold-1 and so on.")
 @click.option("--modality", "modalities", multiple=True, help="Channel, repeated in order.  [default: all]")
 @click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="An option of the network.")
-@click.option("--dataset-option", "dataset_options", multiple=True, metavar="KEY=VALUE", help="One of the data set.")
+@dataset_option
 @click.option("--loss-option", "loss_options", multiple=True, metavar="KEY=VALUE", help="One of the loss.")
 @click.option("--store", type=click.Path(path_type=Path, file_okay=False), help="Prepared subjects.  [default: in OUT]")
 @preprocessing_options
@@ -77,9 +77,9 @@ _positive = click.IntRange(1)
 @click.option(
     "--augment",
     "augmentation",
-    type=click.Choice(["all", *_AUGMENTATIONS]),
     multiple=True,
-    help="Change each patch at random; repeated.  [default: none]",
+    metavar="NAME",
+    help="Change each patch at random: flip, affine, elastic, gamma, bias, noise, or all; repeated.  [default: none]",
 )
 @click.option("--optimizer", type=click.Choice(["sgd", "adamw"]), help="[default: adamw; thesis: sgd]")
 @click.option("--momentum", type=click.FloatRange(0, 1, max_open=True), help="Of sgd.  [default: 0.9; thesis: 0.5]")
@@ -123,10 +123,11 @@ def train(ctx: click.Context, /, out: Path, resume: bool, device: str, workers: 
         require(module, extra, "training")
     from segkit.run import lock
     from segkit.training import Stopped
-    from segkit.training.plan import discard, open_runs
+    from segkit.training.plan import STORE, discard, open_runs
     from segkit.training.processes import join
 
     processes = join(device)
+    had_store = (out / STORE).exists()
     with lock(out) if processes.is_main else nullcontext():
         if processes.is_main and not resume:
             _new_runs(registry, out, processes, device, **chosen)
@@ -142,7 +143,7 @@ def train(ctx: click.Context, /, out: Path, resume: bool, device: str, workers: 
             ctx.exit(130)
         except SegkitError:
             if processes.is_main and not (resume or any(run.last.is_file() for run in runs)):
-                discard(out)
+                discard(out, keep_store=had_store)
             raise
     if processes.is_main:
         click.echo(
@@ -209,6 +210,7 @@ def _new_runs(registry: Registry, out: Path, processes: Processes, device: str, 
             "expected --model and --data for a new run",
             hint="example: segkit train --model unet3d --data DIR --out RUN",
         )
+    from segkit.training.augmentation import AUGMENTATIONS
     from segkit.training.plan import STORE, Choices, plan_runs
 
     if any(path.name not in (STORE, ".lock") for path in out.iterdir()):
@@ -218,9 +220,9 @@ def _new_runs(registry: Registry, out: Path, processes: Processes, device: str, 
     if chosen["precision"] == "fp16" and device == "cpu":
         raise UsageError("expected a CUDA device for --precision fp16, got the CPU", hint="use --precision bf16")
     settings = {name: chosen.pop(name) for name in _SETTINGS}
-    settings["augmentation"] = _AUGMENTATIONS if "all" in settings["augmentation"] else settings["augmentation"] or None
-    for kind in ("options", "dataset_options", "loss_options"):
-        chosen[kind] = parse_options(chosen[kind])
+    settings["augmentation"] = AUGMENTATIONS if "all" in settings["augmentation"] else settings["augmentation"] or None
+    for kind, flag in _OPTIONS.items():
+        chosen[kind] = parse_options(chosen[kind], flag)
     with _preparing(None, processes) as advance:
         plan_runs(registry, Choices(**chosen, chosen=settings), out, processes.count, advance)
 

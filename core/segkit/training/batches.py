@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -92,7 +92,7 @@ def _copy_inside(cut: NDArray[np.generic], patch: NDArray[np.generic]) -> None:
     patch[:x, :y, :z] = cut
 
 
-def ahead(make: Callable[[Key], Value], keys: Iterable[Key], workers: int) -> Iterator[Value]:
+def ahead(make: Callable[[Key], Value], keys: Iterable[Key], workers: int) -> Generator[Value]:
     """Make values in the order of their keys, with some threads as many steps ahead; with none, one at a time."""
     if workers < 1:
         yield from map(make, keys)

@@ -107,7 +107,7 @@ class Trainer:
                         self._train_epoch(state, batches, stop)
                         self._end_epoch(state, held_out, stop, board)
                 finally:
-                    batches.close()  # type: ignore[attr-defined]
+                    batches.close()
         return state.progress
 
     def _begin(self) -> _State:

@@ -16,12 +16,13 @@ from segkit.cards import Options, Size
 from segkit.complexity import require_trainable
 from segkit.dataset import Subject, open_dataset, select_modalities
 from segkit.errors import SegkitError, UnknownName, UsageError
-from segkit.files import sha256_of, write_bytes
+from segkit.files import write_bytes
 from segkit.patches import require_multiple
 from segkit.preprocess import Preprocessing
 from segkit.registry import Registry
 from segkit.run import Run, RunConfig
-from segkit.store import PreparedSubject, prepare, with_weight_map
+from segkit.store import PreparedSubject, hash_image, prepare, with_weight_map
+from segkit.training.augmentation import Augmentation
 from segkit.training.initial import freeze, take_over
 from segkit.training.recipes import fit_patch, settings
 
@@ -101,7 +102,9 @@ def plan_runs(
     if choices.frozen:
         freeze(network, choices.frozen)
     initial, weights = take_over(network, choices.initial) if choices.initial else (None, {})
-    store = choices.store or out / STORE
+    if taken["augmentation"]:
+        Augmentation(taken["augmentation"])
+    store, had_store = choices.store or out / STORE, (out / STORE).exists()
     try:
         prepared = prepare(dataset, subjects, modalities, choices.preprocessing, store, progress=progress)
         smallest: Size = tuple(min(sides) for sides in zip(*(one.shape for one in prepared), strict=True))
@@ -139,7 +142,7 @@ def plan_runs(
             for folder, split in zip(folders, splits, strict=True)
         ]
     except SegkitError:
-        discard(out)
+        discard(out, keep_store=had_store)
         raise
 
 
@@ -149,8 +152,8 @@ def open_runs(out: Path) -> list[Run]:
     Raises:
         DataError: there is none.
     """
-    folds = sorted(out.glob("fold-*/config.json"), key=lambda path: int(path.parent.name[5:]))
-    return [Run.open(path.parent) for path in folds] or [Run.open(out)]
+    numbers = sorted(int(path.parent.name[5:]) for path in out.glob("fold-[0-9]*/config.json"))
+    return [Run.open(out / f"fold-{number}") for number in numbers] or [Run.open(out)]
 
 
 def open_subjects(
@@ -186,15 +189,16 @@ def open_subjects(
     return train, held_out
 
 
-def discard(out: Path) -> None:
-    """Take away what runs left that never did a step."""
+def discard(out: Path, *, keep_store: bool) -> None:
+    """Take away what runs left that never did a step; a store that was there before them stays."""
     for folder in [*out.glob("fold-*"), out]:
         shutil.rmtree(folder / "tensorboard", ignore_errors=True)
         for name in ("config.json", "initial.safetensors"):
             (folder / name).unlink(missing_ok=True)
         if folder.is_dir() and folder != out and not any(folder.iterdir()):
             folder.rmdir()
-    shutil.rmtree(out / STORE, ignore_errors=True)
+    if not keep_store:
+        shutil.rmtree(out / STORE, ignore_errors=True)
     if out.is_dir() and not any(out.iterdir()):
         out.rmdir()
 
@@ -256,7 +260,7 @@ def _write(
         store=store.resolve() if store else Path(STORE if folder == out else f"../{STORE}"),
         train_subjects=tuple(s.id for s in train),
         held_out_subjects=tuple(s.id for s in held_out),
-        train_labels_sha256=tuple(sha256_of(s.label) for s in train if s.label),
+        train_labels_sha256=tuple(hash_image(s.label) for s in train if s.label),
     )
     if weights:
         from safetensors.torch import save
