@@ -97,7 +97,7 @@ def _measure(
     engine = _open(registry, bundle, runtime, settings.threads)
     load_seconds = time.perf_counter() - began
     rng = np.random.default_rng(0)
-    patch = rng.standard_normal((1, len(manifest.modalities), *manifest.inference.patch), dtype=np.float32)
+    patch = rng.standard_normal((1, manifest.channels, *manifest.inference.patch), dtype=np.float32)
     latencies = []
     began = time.perf_counter()
     for done in range(settings.runs + 1):
@@ -137,7 +137,7 @@ def _open(registry: Registry, bundle: Bundle, runtime: str, threads: int | None)
         import torch
 
         model = registry.build_model(
-            manifest.network.model, len(manifest.modalities), len(manifest.labels), manifest.network.options
+            manifest.network.model, manifest.channels, len(manifest.labels), manifest.network.options
         )
         options["device"] = "cuda" if torch.cuda.is_available() else "cpu"
     else:

@@ -67,7 +67,7 @@ def profile_bundle(
             },
             "macs": network.macs,
             "patch": list(manifest.inference.patch),
-            "in_channels": len(manifest.modalities),
+            "in_channels": manifest.channels,
         },
         "onnx_mib": round((folder / "model.onnx").stat().st_size / 2**20, 2),
         "runtimes": rows,

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 MODALITIES = ("T1", "T2")
 
+PREPROCESSING: Mapping[str, Any] = {"background": "zero"}
+"""No channel for the mask: the others have none."""
+
 PLAIN = "segkit"
 WAYS = {PLAIN: 0, "segkit, 1 thread ahead": 1, "segkit, 2 threads ahead": 2}
 """Ways to draw: when a patch is asked for, or in threads meanwhile."""
@@ -66,7 +69,7 @@ def open_source(registry: Registry, data: Path, store: Path, size: Size) -> Patc
     from segkit.training.batches import PatchSource
 
     dataset = open_data(registry, data)
-    prepared = prepare(dataset, dataset.labelled, MODALITIES, Preprocessing(), store)
+    prepared = prepare(dataset, dataset.labelled, MODALITIES, Preprocessing(**PREPROCESSING), store)
     return PatchSource(prepared, registry.build("sampler", "nonempty")(), size, (0,))
 
 
@@ -118,6 +121,7 @@ def plan(registry: Registry, data: Path, store: Path, run: Path, net: Net, preci
         store=store,
         modalities=MODALITIES[: net.channels],
         patch=net.patch,
+        preprocessing=PREPROCESSING,
         recipe="thesis",
         chosen={
             "precision": precision,

@@ -207,7 +207,7 @@ class NetworkInput:
     Attributes:
         original: the first modality as its file has it.
         volumes: all modalities in channel order, canonical, on the grid of the first, intensities before normalisation.
-        images: (C, X, Y, Z) float32, normalised.
+        images: (C, X, Y, Z) float32, normalised; the mask is the last channel where preprocessing says so.
         mask: (X, Y, Z), the voxels where any modality is not zero: all, unless the images were skull-stripped.
     """
 

@@ -31,8 +31,9 @@ class Preprocessing(BaseModel):
         bias_correction: "n4" divides each modality by its bias field (Tustison et al. 2010,
             doi:10.1109/TMI.2010.2046908).
         normalisation: "zscore-nonzero" takes mean and standard deviation over the voxels that are not zero.
-        background: where voxels of zero intensity go under z-score: "below" applies the same formula to them, so they
-            lie below every tissue; "zero" puts them at the brain's mean.
+        background: where voxels of zero intensity go. "zero" leaves them at zero, under z-score the brain's mean;
+            "mask" does the same and tells the network with one more channel, 1 in the head and 0 outside; "below"
+            applies the formula of the z-score to them too, so they lie below every tissue.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -40,7 +41,11 @@ class Preprocessing(BaseModel):
     registration: Literal["none", "affine", "rigid"] = "none"
     bias_correction: Literal["none", "n4"] = "none"
     normalisation: Literal["zscore-nonzero", "none"] = "zscore-nonzero"
-    background: Literal["below", "zero"] = "below"
+    background: Literal["mask", "zero", "below"] = "mask"
+
+    def channels(self, modalities: int) -> int:
+        """Number of channels that a network gets of so many modalities."""
+        return modalities + (self.background == "mask")
 
     def describe(self) -> str:
         """One line for people."""
@@ -60,8 +65,8 @@ def preprocess(
         how: the steps.
 
     Returns:
-        The volumes on the grid of the first, before normalisation; images (C, X, Y, Z), normalised; and the mask
-        (X, Y, Z) of the voxels where any modality is not zero.
+        The volumes on the grid of the first, before normalisation; images (C, X, Y, Z), normalised, the mask as the
+        last channel if it is one; and the mask (X, Y, Z) of the voxels where any modality is not zero.
 
     Raises:
         VolumeError: the grids disagree, and registration is off.
@@ -85,8 +90,15 @@ def preprocess(
         from segkit.bias import correct_bias
 
         aligned = [correct_bias(volume, name) for volume, name in zip(aligned, modalities, strict=True)]
-    images = np.stack([normalise(volume.data, how) for volume in aligned])
-    return aligned, images, np.logical_or.reduce([volume.data != 0 for volume in aligned])
+    mask = np.logical_or.reduce([volume.data != 0 for volume in aligned])
+    return aligned, stack_channels([normalise(volume.data, how) for volume in aligned], mask, how), mask
+
+
+def stack_channels(
+    images: Sequence[NDArray[np.float32]], mask: NDArray[np.bool_], how: Preprocessing
+) -> NDArray[np.float32]:
+    """The channels of a network's input, (C, X, Y, Z): normalised modalities, and the mask if it is one of them."""
+    return np.stack([*images, mask.astype(np.float32)] if how.background == "mask" else images)
 
 
 def _require_range(data: NDArray[Any], name: str) -> None:
@@ -129,6 +141,6 @@ def normalise(data: NDArray[Any], how: Preprocessing) -> NDArray[np.float32]:
     scaled = np.empty(data.shape, np.float32)
     for plane, out in zip(data, scaled, strict=True):
         np.multiply(np.subtract(plane, mean, dtype=np.float64), scale, out=out, casting="same_kind")
-        if how.background == "zero":
+        if how.background != "below":
             out[plane == 0] = 0
     return scaled

@@ -182,7 +182,7 @@ class Registry:
 
         Args:
             name: bare or qualified name.
-            in_channels: number of modalities.
+            in_channels: number of modalities, and one more where a mask goes with them.
             classes: number of classes, background included.
             options: options of the card, where they differ from its defaults.
 
@@ -200,8 +200,8 @@ class Registry:
                 raise UnknownName(f"option of model {name}", option, card.options)
         if card.in_channels not in (None, in_channels):
             raise UsageError(
-                f"expected {card.in_channels} modalities for model {name!r}, got {in_channels}",
-                hint="choose them with --modality",
+                f"expected {card.in_channels} channels for model {name!r}, got {in_channels}",
+                hint="choose modalities with --modality; the mask of --background mask is a channel too",
             )
         try:
             from torch import nn

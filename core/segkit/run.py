@@ -126,6 +126,11 @@ class RunConfig(BaseModel):
         return LabelScheme(self.labels, self.ignored)
 
     @property
+    def channels(self) -> int:
+        """Channels of the network's input."""
+        return self.preprocessing.channels(len(self.modalities))
+
+    @property
     def patches_per_step(self) -> int:
         """Patches that one optimizer step learns from, over all processes."""
         return self.batch_size * self.accumulation * self.processes
@@ -205,7 +210,7 @@ class Run:
                 f"expected weights at {self.best}, found none", hint="let the training reach its first validation"
             )
         config = self.config
-        network = registry.build_model(config.model, len(config.modalities), len(config.labels), config.options)
+        network = registry.build_model(config.model, config.channels, len(config.labels), config.options)
         try:
             network.load_state_dict(load_file(self.best))
         except (SafetensorError, RuntimeError) as error:

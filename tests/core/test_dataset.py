@@ -130,7 +130,7 @@ class TestLoadInput:
             write_volume(file, Volume(data, np.eye(4)))
         head = load_input(subject(files), ["T1", "T2"], RAW)
         np.testing.assert_array_equal(head.mask, (first != 0) | (second != 0))
-        np.testing.assert_array_equal(head.images, [first, second])
+        np.testing.assert_array_equal(head.images, [first, second, head.mask])
 
     def test_original_is_as_the_file_has_it_and_volumes_are_canonical(self, images):
         head = load_input(subject(images), ["T2"], RAW)
@@ -150,7 +150,7 @@ class TestLoadInput:
         with pytest.raises(VolumeError, match=r"expected T2 on the grid of T1, found their corners 1\.50 mm apart"):
             load_input(subject(images), ["T1", "T2"], RAW)
         head = load_input(subject(images), ["T1", "T2"], Preprocessing(registration="affine"))
-        assert head.images.shape == (2, *SHAPE)
+        assert head.images.shape == (3, *SHAPE)
 
     def test_intensities_that_float32_cannot_hold_are_refused(self, tmp_path):
         write_volume(tmp_path / "t1.nii", Volume(np.linspace(0, 1e300, 120).reshape(SHAPE), np.eye(4)))

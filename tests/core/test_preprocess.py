@@ -37,7 +37,7 @@ class TestSteps:
 
     def test_registration_brings_every_modality_onto_the_grid_of_the_first(self):
         first, second = image(), moved(image(), 1)
-        how = Preprocessing(registration="affine", normalisation="none")
+        how = Preprocessing(registration="affine", normalisation="none", background="zero")
         volumes, images, mask = preprocess([first, second], ["T1", "T2"], how)
         assert volumes[0] is first
         np.testing.assert_array_equal(images[1, 1:], second.data[:-1])
@@ -63,6 +63,25 @@ class TestSteps:
             preprocess([image(), huge], ["T1", "T2"], Preprocessing())
 
 
+class TestBackground:
+    def test_the_mask_is_the_last_channel_by_default(self):
+        assert Preprocessing().background == "mask"
+
+    @pytest.mark.parametrize("background", ["mask", "zero", "below"])
+    @pytest.mark.parametrize("normalisation", ["zscore-nonzero", "none"])
+    def test_only_mask_adds_a_channel_and_each_has_as_many_as_it_says(self, background, normalisation):
+        first, second = image(), image()
+        second.data[:4], second.data[0, 0, 0] = 0, 7  # other zeros than the first
+        how = Preprocessing(normalisation=normalisation, background=background)
+        _, images, mask = preprocess([first, second], ["T1", "T2"], how)
+        assert images.dtype == np.float32
+        assert len(images) == how.channels(2) == (3 if background == "mask" else 2)
+        np.testing.assert_array_equal(images[:2], [normalise(volume.data, how) for volume in (first, second)])
+        np.testing.assert_array_equal(mask, (first.data != 0) | (second.data != 0))
+        for told in images[2:]:
+            np.testing.assert_array_equal(told, mask)
+
+
 class TestNormalise:
     @settings(max_examples=60, deadline=None)
     @given(
@@ -70,7 +89,7 @@ class TestNormalise:
         dtype=st.sampled_from([np.int16, np.uint8, np.float32, np.float64, np.int32]),
         offset=st.sampled_from([0, 30, 1000, 30_000]),
         zeros=st.floats(0, 0.95),
-        background=st.sampled_from(["below", "zero"]),
+        background=st.sampled_from(["mask", "zero", "below"]),
         order=st.sampled_from(["C", "F"]),
     )
     def test_is_a_z_score_over_the_voxels_that_are_not_zero(self, seed, dtype, offset, zeros, background, order):
@@ -81,18 +100,19 @@ class TestNormalise:
         exact = data.astype(np.float64)
         inside = exact[exact != 0]
         expected = (exact - inside.mean()) / (inside.std() or 1)
-        if background == "zero":
+        if background != "below":
             expected[exact == 0] = 0
         got = normalise(data, Preprocessing(background=background))
         assert got.dtype == np.float32
         np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-9)
 
-    def test_background_lies_below_every_tissue_unless_zero_is_wished_for(self):
+    def test_background_stays_zero_unless_it_is_wished_for_below_every_tissue(self):
         data = image().data
-        below, zero = (normalise(data, Preprocessing(background=where)) for where in ("below", "zero"))
+        mask, zero, below = (normalise(data, Preprocessing(background=where)) for where in ("mask", "zero", "below"))
         assert below[data == 0].max() < below[data != 0].min()
         assert not zero[data == 0].any()
         np.testing.assert_array_equal(below[data != 0], zero[data != 0])
+        np.testing.assert_array_equal(mask, zero)
 
     def test_image_of_one_value_becomes_zero_inside(self):
         data = np.where(image().data, np.float32(7.1), 0)

@@ -172,7 +172,7 @@ class Net(nn.Linear):
     def test_other_number_of_channels_than_the_network_takes(self, plug):
         registry = Registry([plug(self.NET, ", in_channels=2")])
         with pytest.raises(
-            UsageError, match=r"expected 2 modalities for model 'net', got 3; choose them with --modality"
+            UsageError, match=r"expected 2 channels for model 'net', got 3; choose modalities with --modality"
         ):
             registry.build_model("net", 3, 4)
 

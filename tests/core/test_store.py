@@ -73,7 +73,8 @@ class TestContent:
     def test_arrays_have_the_promised_types_and_say_the_same(self, made):
         first = made()[0]
         assert first.shape == (24, 24, 24)
-        assert (first.images.shape, first.images.dtype) == ((1, 24, 24, 24), np.float32)
+        assert (first.images.shape, first.images.dtype) == ((2, 24, 24, 24), np.float32)
+        np.testing.assert_array_equal(first.images[1], first.mask)
         assert (first.label.dtype, first.mask.dtype, first.nonempty.dtype) == (np.uint8, bool, np.int64)
         assert all(isinstance(a, np.memmap) for a in (first.images, first.label, first.mask, first.nonempty))
         assert first.spacing_mm == (1, 1, 1)
@@ -109,7 +110,7 @@ class TestContent:
 
     def test_subject_is_pickled_without_its_arrays(self, made):
         subject = made()[0]
-        assert subject.images.shape == (1, 24, 24, 24)
+        assert subject.images.shape == (2, 24, 24, 24)
         assert subject.nonempty.size
         pickled = pickle.dumps(subject)
         assert len(pickled) < 1000
@@ -385,6 +386,11 @@ class TestCommand:
         )
         assert (answer["made"], answer["kept"], answer["modalities"]) == (3, 0, ["T1"])
 
+    def test_it_prepares_for_the_mask_channel_unless_told_otherwise(self, run, made):
+        for words, background in ([], "mask"), (["--background", "below"], "below"):
+            assert json.loads(run("--json", *words))["preprocessing"]["background"] == background
+            assert not any(one.is_new for one in made(how=Preprocessing(background=background)))
+
     def test_data_set_without_labels_is_refused(self, registry, data, tmp_path, monkeypatch):
         monkeypatch.setattr(Dataset, "labelled", ())
         with pytest.raises(DataError, match=r"expected labelled subjects in .*, found none; training needs labels"):
@@ -399,12 +405,18 @@ class TestCommand:
 def test_options_of_preprocessing_are_the_fields_of_preprocessing():
     @click.command()
     @preprocessing_options
-    def command(preprocessing: Preprocessing) -> None:
-        click.echo(preprocessing.model_dump_json())
+    def command(preprocessing: dict[str, str]) -> None:
+        click.echo(json.dumps(preprocessing))
+
+    def chosen(*words: str) -> dict[str, str]:
+        return json.loads(CliRunner().invoke(command, words).stdout)
 
     fields = Preprocessing.model_fields
-    assert {option.name: option.default for option in command.params} == {n: f.default for n, f in fields.items()}
+    assert {option.name for option in command.params} == set(fields)
     for option in command.params:
         assert set(option.type.choices) == set(fields[option.name].annotation.__args__)
-    answer = CliRunner().invoke(command, ["--register", "rigid", "--background", "zero"]).stdout
-    assert Preprocessing.model_validate_json(answer) == Preprocessing(registration="rigid", background="zero")
+    # The recipe of a training gives the background, unless it is chosen.
+    assert chosen() == Preprocessing().model_dump(exclude={"background"})
+    assert chosen("--register", "rigid", "--background", "zero") == {
+        **Preprocessing(registration="rigid", background="zero").model_dump()
+    }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from click.testing import CliRunner
 from safetensors.numpy import load_file, save_file
 
 from segkit.cli import cli
+from segkit.dataset import Subject
 from segkit.errors import DataError, OutputExists, SegkitError, UsageError
 from segkit.fakes import fake_registry, make_subjects
 from segkit.registry import Registry, Switches
@@ -112,6 +114,57 @@ class TestRecipe:
         assert (config.recipe, config.optimizer, config.momentum, config.fixed_patches) == ("thesis", "sgd", 0.5, True)
         assert config.held_out_subjects == ("ball-1",)
         assert (config.epochs, config.loss) == (2, "cross-entropy")  # given
+
+
+class TestBackground:
+    def test_a_network_gets_the_mask_as_one_more_channel(self, train: Train, segkit: Callable[..., str]) -> None:
+        run = train("run")
+        assert (run.config.modalities, run.config.preprocessing.background) == (("T1",), "mask")
+        assert run.config.channels == 2
+        assert load_file(run.best)["encoder.0.0.0.weight"].shape[1] == 2
+        report = json.loads(segkit("evaluate", run.folder, "--json"))
+        assert [one["subject"] for one in report["subjects"]] == ["ball-1"]
+        assert 0 < report["foreground_mean"] < 1
+
+    @pytest.mark.parametrize(
+        ("more", "background", "channels"),
+        [
+            ("--recipe thesis", "below", 1),
+            ("--recipe thesis --background mask", "mask", 2),
+            ("--background zero", "zero", 1),
+        ],
+    )
+    def test_the_recipe_says_where_it_goes_unless_it_is_chosen(
+        self, more: str, background: str, channels: int, train: Train
+    ) -> None:
+        config = train("run", more).config
+        assert (config.preprocessing.background, config.channels) == (background, channels)
+
+    def test_a_network_of_fixed_channels_gets_no_mask(
+        self, segkit: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        data = tmp_path / "data"
+        make_subjects(data, "ball", 2, 1, lambda _: None)
+        for image in data.glob("*/T1.nii.gz"):
+            shutil.copy(image, image.with_name("T2.nii.gz"))
+        two = [
+            Subject(
+                id=folder.name,
+                images={name: folder / f"{name}.nii.gz" for name in ("T1", "T2")},
+                label=folder / "label.nii.gz",
+            )
+            for folder in sorted(data.iterdir())
+        ]
+        monkeypatch.setattr("segkit.fakes.find_subjects", lambda root: two)
+        model = "densenet3d-2stream-early"
+        words = f"train --model {model} --dataset fake --data {data} --patch 16,16,16 --epochs 1 --patches-per-epoch 1"
+        segkit(*words.split(), "--out", tmp_path / "run")
+        config = Run.open(tmp_path / "run").config
+        assert (config.modalities, config.preprocessing.background, config.channels) == (("T1", "T2"), "zero", 2)
+        said = rf"expected 2 channels for model '{model}', got 3; .* the mask of --background mask is a channel too"
+        with pytest.raises(UsageError, match=said):
+            segkit(*words.split(), "--out", tmp_path / "other", "--background", "mask")
+        assert not (tmp_path / "other").exists()
 
 
 class TestSteps:

@@ -38,23 +38,21 @@ _PREPROCESSING = {
     ),
     "background": click.option(
         "--background",
-        type=click.Choice(["below", "zero"]),
-        default="below",
-        show_default=True,
-        help="Where z-score leaves zero voxels: below all tissues, or at zero, the brain's mean.",
+        type=click.Choice(["mask", "zero", "below"]),
+        help="Zero voxels stay zero (z-score: the brain's mean); mask tells them apart in one more channel; below lets "
+        "z-score move them below all tissues.  [default: mask; zero for networks whose channels are fixed; thesis: "
+        "below]",
     ),
 }
 
 
 def preprocessing_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options of preprocessing to a command; it gets them as one `preprocessing`, a `Preprocessing`."""
+    """Add the options of preprocessing to a command; it gets those that have a value as one dict, `preprocessing`."""
 
     @functools.wraps(command)
     def with_preprocessing(*args: Any, **chosen: Any) -> Any:
-        from segkit.preprocess import Preprocessing
-
         steps = {name: chosen.pop(name) for name in _PREPROCESSING}
-        return command(*args, preprocessing=Preprocessing(**steps), **chosen)
+        return command(*args, preprocessing={name: how for name, how in steps.items() if how is not None}, **chosen)
 
     for option in reversed(_PREPROCESSING.values()):
         with_preprocessing = option(with_preprocessing)

@@ -15,7 +15,6 @@ from segkit.volume import format_size
 
 if TYPE_CHECKING:
     from segkit.dataset import LabelScheme
-    from segkit.preprocess import Preprocessing
     from segkit.registry import Registry
     from segkit.store import PreparedSubject
 
@@ -37,7 +36,7 @@ def prepare(
     dataset_options: tuple[str, ...],
     store: Path,
     modalities: tuple[str, ...],
-    preprocessing: Preprocessing,
+    preprocessing: dict[str, Any],
     workers: int,
     as_json: bool,
 ) -> None:
@@ -47,7 +46,9 @@ def prepare(
     """
     from segkit import store as stores
     from segkit.dataset import open_dataset, select_modalities
+    from segkit.preprocess import Preprocessing
 
+    how = Preprocessing(**preprocessing)
     opened = open_dataset(registry.card("dataset", dataset), folder, parse_options(dataset_options, "--dataset-option"))
     if not opened.labelled:
         raise DataError(f"expected labelled subjects in {folder}, found none", hint="training needs labels")
@@ -59,7 +60,7 @@ def prepare(
             opened,
             opened.labelled,
             chosen,
-            preprocessing,
+            how,
             store,
             workers=workers,
             progress=lambda _: bar.advance(task),
@@ -69,12 +70,12 @@ def prepare(
     if as_json:
         summary = {"made": made, "kept": len(prepared) - made, "seconds": round(seconds, 2)}
         subjects = [_as_record(subject, opened.scheme) for subject in prepared]
-        settings = {"store": store, "modalities": chosen, "preprocessing": preprocessing.model_dump()}
+        settings = {"store": store, "modalities": chosen, "preprocessing": how.model_dump()}
         print_json({"schema": 1, **settings, **summary, "subjects": subjects})
         return
     print_table([_as_row(subject) for subject in prepared])
     work = f"{made} made, {len(prepared) - made} kept, {seconds:.1f} s" if made else "all kept, nothing to do"
-    click.echo(f"{', '.join(chosen)}; {preprocessing.describe()}\n{len(prepared)} subjects in {store}: {work}")
+    click.echo(f"{', '.join(chosen)}; {how.describe()}\n{len(prepared)} subjects in {store}: {work}")
 
 
 def _as_record(subject: PreparedSubject, scheme: LabelScheme) -> dict[str, Any]:

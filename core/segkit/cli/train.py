@@ -63,7 +63,7 @@ _positive = click.IntRange(1)
     help="Where the settings that are not given come from; thesis is the protocol of Adaloglou 2019.",
 )
 @click.option("--folds", type=click.IntRange(2), help="Cross-validate: one run per fold, in OUT/fold-1 and so on.")
-@click.option("--modality", "modalities", multiple=True, help="Channel, repeated in order.  [default: all]")
+@click.option("--modality", "modalities", multiple=True, help="Repeated, in channel order.  [default: all]")
 @click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="An option of the network.")
 @dataset_option
 @click.option("--loss-option", "loss_options", multiple=True, metavar="KEY=VALUE", help="One of the loss.")
@@ -193,10 +193,11 @@ def _describe(run: Run, processes: Processes) -> str:
     """What is about to be trained, on one line; where weights are taken over, on two."""
     config = run.config
     together = f"{processes.count} processes, " if processes.count > 1 else ""
+    channels = [*config.modalities, "the mask"][: config.channels]
     text = (
         f"{config.model} on {processes.device}: {together}{len(config.train_subjects)} subjects to train on, "
         f"{len(config.held_out_subjects)} held out ({', '.join(config.held_out_subjects)}), channels "
-        f"{', '.join(config.modalities)}, patch {'x'.join(map(str, config.patch))}, {config.steps} steps"
+        f"{', '.join(channels)}, patch {'x'.join(map(str, config.patch))}, {config.steps} steps"
     )
     if config.initial and not run.last.is_file():
         left = f"; left as they were: {', '.join(config.initial.left)}" if config.initial.left else ""

@@ -60,25 +60,28 @@ class Augmentation:
     - noise: Gaussian, independent from voxel to voxel.
 
     A field multiplies what a scanner measures, where no signal is 0. So the darkest voxel of each modality is taken for
-    0, which it is wherever the patch holds background that z-score left below the tissues.
+    0, which it is wherever the patch holds background that z-score left below the tissues. Background at exactly 0 is
+    no signal, and stays 0 whatever acts on the intensities.
 
     Affine and elastic share one interpolation: linear for images and weights, nearest for the label. What comes from
     outside the patch repeats the edge in images and weights, and is ignored in the label.
 
     Args:
         names: transforms that may act, from `AUGMENTATIONS`.
+        modalities: number of channels that hold intensities; one after them is a mask, which is only moved.
 
     Raises:
         UnknownName: there is no such transform.
         MissingExtra: monai is not installed.
     """
 
-    def __init__(self, names: Sequence[str]) -> None:
+    def __init__(self, names: Sequence[str], modalities: int) -> None:
         for name in names:
             if name not in AUGMENTATIONS:
                 raise UnknownName("augmentation", name, AUGMENTATIONS)
         require("monai", "train", "augmentation")
         self._names = frozenset(names)
+        self._modalities = modalities
 
     def __call__(
         self, images: Image, target: NDArray[np.integer], weights: Image | None, rng: Generator
@@ -101,10 +104,12 @@ class Augmentation:
             channels, target = np.flip(channels, 1).copy(), np.flip(target, 0).copy()
         if acting & {"affine", "elastic"}:
             channels, target = _move(channels, target, acting, rng)
-        images = channels[: len(images)]
+        images, mask = channels[: self._modalities], channels[self._modalities : len(images)]
+        empty = images == 0
         for name, change in (("gamma", _gamma), ("bias", _bias), ("noise", _noise)):
             if name in acting:
                 images = change(images, rng)
+        images = np.concatenate([np.where(empty, np.float32(0), images), mask])
         return images, target, None if weights is None else channels[-1]
 
 

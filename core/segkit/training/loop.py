@@ -19,6 +19,7 @@ from segkit.errors import SegkitError
 from segkit.files import remove_drafts, write_bytes
 from segkit.inference import Tiling, segment_volume
 from segkit.inference.torch_engine import TorchEngine
+from segkit.memory import keep_freed_memory
 from segkit.metrics import confusion_matrix, dice, mean_dice
 from segkit.run import Run
 from segkit.store import PreparedSubject
@@ -98,6 +99,8 @@ class Trainer:
         held_out = PatchSource(self.held_out, sampler, config.patch, (config.seed, VALIDATION))
         if self.processes.is_main:
             remove_drafts(self.run.folder)
+        if self.processes.device == "cpu":
+            keep_freed_memory()
         with deterministic(config.deterministic, config.threads), stop_request(self.on_stop) as stop:
             state = self._begin()
             with self._board(state.progress.step) as board:
@@ -115,7 +118,7 @@ class Trainer:
 
         config, device = self.run.config, self.processes.device
         torch.manual_seed(config.seed)
-        network = self.registry.build_model(config.model, len(config.modalities), len(config.labels), config.options)
+        network = self.registry.build_model(config.model, config.channels, len(config.labels), config.options)
         if config.frozen:
             freeze(network, config.frozen)
         # Channels last is the layout that convolutions compute in: on CPUs up to a third of the step is saved.
@@ -146,7 +149,7 @@ class Trainer:
             return None
         from segkit.training.augmentation import Augmentation
 
-        return Augmentation(self.run.config.augmentation)
+        return Augmentation(self.run.config.augmentation, len(self.run.config.modalities))
 
     def _keys(self, step: int) -> Iterator[tuple[int, int]]:
         config = self.run.config

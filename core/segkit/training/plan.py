@@ -41,7 +41,7 @@ class Choices:
         store: folder of the prepared subjects, or None for one inside the run.
         modalities: channels, in order; empty for all.
         patch: size (x, y, z) in voxels, or None for the network's own.
-        preprocessing: of the images.
+        preprocessing: fields of `Preprocessing` by name; the recipe gives the background's.
         initial: run or file whose weights are taken over.
         frozen: name patterns of weights that are not trained.
         folds: number of folds of a cross-validation, or None for one run.
@@ -59,7 +59,7 @@ class Choices:
     store: Path | None = None
     modalities: tuple[str, ...] = ()
     patch: Size | None = None
-    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)
     initial: Path | None = None
     frozen: tuple[str, ...] = ()
     folds: int | None = None
@@ -92,9 +92,13 @@ def plan_runs(
     modalities = select_modalities(subjects, choices.modalities) if subjects else ()
     splits = _split(subjects, choices, settings(choices.recipe, card.patch, choices.chosen)["hold_out"])
     options = {**card.options, **choices.options}
-    network = registry.build_model(choices.model, len(modalities), len(dataset.scheme.labels), choices.options)
-    multiple = getattr(network, "multiple", card.multiple)
     taken = settings(choices.recipe, choices.patch or card.patch, choices.chosen)
+    # A network of a fixed number of channels has none to spare for the mask.
+    background = "zero" if card.in_channels and taken["background"] == "mask" else taken["background"]
+    preprocessing = Preprocessing(**{"background": background, **choices.preprocessing})
+    channels = preprocessing.channels(len(modalities))
+    network = registry.build_model(choices.model, channels, len(dataset.scheme.labels), choices.options)
+    multiple = getattr(network, "multiple", card.multiple)
     loss_options = _loss_options(registry, taken["loss"], choices.loss_options)
     registry.build("sampler", taken["sampler"])
     if choices.patch:
@@ -103,16 +107,16 @@ def plan_runs(
         freeze(network, choices.frozen)
     initial, weights = take_over(network, choices.initial) if choices.initial else (None, {})
     if taken["augmentation"]:
-        Augmentation(taken["augmentation"])
+        Augmentation(taken["augmentation"], len(modalities))
     store, had_store = choices.store or out / STORE, (out / STORE).exists()
     try:
-        prepared = prepare(dataset, subjects, modalities, choices.preprocessing, store, progress=progress)
+        prepared = prepare(dataset, subjects, modalities, preprocessing, store, progress=progress)
         smallest: Size = tuple(min(sides) for sides in zip(*(one.shape for one in prepared), strict=True))
         patch = choices.patch or fit_patch(card.patch, multiple, smallest)
         require_multiple(patch, multiple, choices.model)
-        require_trainable(network, len(modalities), patch, taken["batch_size"])
+        require_trainable(network, channels, patch, taken["batch_size"])
         spacings = [one.spacing_mm for one in prepared]
-        del taken["hold_out"]
+        del taken["hold_out"], taken["background"]
         common: dict[str, Any] = {
             **taken,
             "recipe": choices.recipe,
@@ -125,7 +129,7 @@ def plan_runs(
             "modalities": modalities,
             "labels": dataset.scheme.labels,
             "ignored": dataset.scheme.ignored,
-            "preprocessing": choices.preprocessing,
+            "preprocessing": preprocessing,
             "least_spacing_mm": tuple(min(axis) for axis in zip(*spacings, strict=True)),
             "most_spacing_mm": tuple(max(axis) for axis in zip(*spacings, strict=True)),
             "patch": patch,

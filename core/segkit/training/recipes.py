@@ -12,6 +12,7 @@ SMALL_PATCH_VOXELS = 35**3
 
 _COMMON: Mapping[str, Any] = {
     "sampler": "nonempty",
+    "background": "mask",
     "augmentation": (),
     "weight_decay": 1e-8,
     "precision": "fp32",
@@ -48,14 +49,15 @@ def thesis_recipe(patch: Size) -> dict[str, Any]:
 
     The first subject is held out; 500 non-empty patches are drawn once from the others and 10 for validation, or 2000
     and 50 of the DenseNets' small ones; SGD at batch size 1, rate 1e-3, weight decay 1e-8; tiles do not overlap. The
-    text gives 120 to 400 epochs "based on the models and the dataset"; 200 are taken here. It gives neither loss nor
-    momentum: those of its public code are taken, Dice and 0.5.
+    text gives 120 to 400 epochs "based on the models and the dataset"; 200 are taken here. It gives neither loss
+    nor momentum nor the place of the background: those of its public code are taken, Dice, 0.5 and "below".
     """
     x, y, z = patch
     small = x * y * z <= SMALL_PATCH_VOXELS
     return {
         **_COMMON,
         "loss": "dice",
+        "background": "below",
         "optimizer": "sgd",
         "momentum": 0.5,
         "epochs": 200,

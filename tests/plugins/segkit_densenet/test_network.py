@@ -102,7 +102,7 @@ def test_no_two_streams_share_a_weight(network: type[EarlyFusion] | type[LateFus
 @pytest.mark.parametrize("name", FUSED)
 def test_another_number_of_modalities_is_refused(name: str, registry: Registry) -> None:
     streams = CARDS[name].in_channels
-    with pytest.raises(UsageError, match=f"expected {streams} modalities for model '{name}', got 1"):
+    with pytest.raises(UsageError, match=f"expected {streams} channels for model '{name}', got 1"):
         registry.build_model(name, 1, 4)
 
 
