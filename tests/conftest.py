@@ -13,6 +13,13 @@ import pytest
 from segkit import Registry
 from segkit.cards import load_attribute
 from segkit.registry import Switches
+from segkit_runtime.cuda import why_no_device
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs a CUDA device where there is none, with CUDA's own reason."""
+    if item.get_closest_marker("gpu") and (reason := why_no_device()):
+        pytest.skip(f"needs a CUDA device: {reason}")
 
 
 @pytest.fixture(scope="session")

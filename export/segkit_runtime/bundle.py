@@ -3,34 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
-import json
 import os
-import re
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+import tempfile
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-
-from pydantic import ValidationError
 
 from segkit.errors import BundleError, OutputExists, UsageError
 from segkit.files import cannot_write
+from segkit_runtime.archive import SUFFIX, extract
 from segkit_runtime.card import render_card
-from segkit_runtime.manifest import SCHEMA, Manifest
+from segkit_runtime.checks import (
+    parse_checksums,
+    parse_manifest,
+    read_text,
+    require_consistent,
+    require_hash,
+    require_same_files,
+)
+from segkit_runtime.layout import CARD, MANIFEST, MODEL, SIGNATURE, SUMS, UNLISTED, reading, require_plain_names
+from segkit_runtime.manifest import Manifest
+from segkit_runtime.signature import Signature, require_signed
 
-MANIFEST, SUMS, CARD, MODEL = "manifest.json", "SHA256SUMS", "card.md", "model.onnx"
-MAX_FILES = 64
-MAX_TEXT_BYTES = 4 * 2**20
-"""The largest manifest and the largest list of checksums that are read."""
-MAX_BUNDLE_BYTES = 8 * 2**30
-
-_AGAIN = "copy the bundle again from its source, or export it again"
-_PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*(/[A-Za-z0-9_][A-Za-z0-9._+-]*){0,2}")
-"""Letters, digits and `. _ + -` in at most two folders: no absolute name, no `..`, nothing hidden."""
-_SUM_LINE = re.compile(r"([0-9a-f]{64})  (.+)")
+__all__ = ["CARD", "MANIFEST", "MODEL", "SIGNATURE", "SUMS", "Bundle", "drafted", "require_free_bundle", "write_bundle"]
 
 
 @dataclass(frozen=True)
@@ -38,42 +39,50 @@ class Bundle:
     """A bundle whose files were all checked.
 
     Attributes:
-        folder: where it lies.
+        folder: where it lies; for a zip file, a folder of its own that goes when the last user of this object does.
         manifest: what it says of itself.
-        id: SHA-256 of manifest.json, which names the hash of the model in turn.
-        checksums: SHA-256 of every file but SHA256SUMS, by its name in the bundle.
+        id: SHA-256 of manifest.json, which names the hashes of the models in turn.
+        checksums: SHA-256 of every file but SHA256SUMS and its signature, by its name in the bundle.
+        sums: the exact content of SHA256SUMS, which is what is signed.
+        signed_by: id of the key that it claims to be signed with, or None where it is not signed.
+        trusted: whether that signature was checked against a key that the caller trusts.
+        archive: the zip file that it was read from, if it was one.
     """
 
     folder: Path
     manifest: Manifest
     id: str
     checksums: Mapping[str, str]
+    sums: bytes = field(repr=False)
+    signed_by: str | None = None
+    trusted: bool = False
+    archive: Path | None = None
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> Bundle:
-        """Read a bundle and check it: its list of checksums, each file against it, and the manifest's schema.
+    def open(cls, path: str | os.PathLike[str], trusted_keys: Sequence[str | os.PathLike[str]] = ()) -> Bundle:
+        """Read a bundle, a folder or a zip file, and check it.
+
+        What is checked, in this order: the signature, the list of checksums, each file against it, the manifest.
+
+        Args:
+            path: the folder, or a zip file made by `segkit bundle pack`.
+            trusted_keys: PEM files of ed25519 public keys. If any are given, a bundle that none of them has signed is
+                refused; if none are, a signature is only reported.
 
         Raises:
-            BundleError: there is no bundle, or it is altered, incomplete or of another version.
+            BundleError: there is no bundle, or it is altered, incomplete, of another version, or not signed as asked.
+            UsageError: a key cannot be used, or there is no space to unpack a zip file.
+            MissingExtra: keys are given and the package cryptography is not installed.
         """
-        folder = Path(path)
-        if not folder.is_dir():
-            found = "a file" if folder.exists() else "nothing"
-            raise BundleError(f"expected a bundle, a folder with a {MANIFEST}, at {folder}, found {found}")
-        if (folder / "config.json").is_file() and not (folder / MANIFEST).exists():
-            raise BundleError(
-                f"expected a bundle at {folder}, found a run", hint=f"make a bundle of it: segkit export {folder}"
-            )
-        checksums = _read_checksums(folder)
-        _require_same_files(folder, checksums)
-        for name in checksums:
-            with _reading(folder / name), (folder / name).open("rb") as file:
-                _require_hash(name, hashlib.file_digest(file, "sha256").hexdigest(), checksums[name])
-        raw = _read_text(folder, MANIFEST)
-        _require_hash(MANIFEST, hashlib.sha256(raw).hexdigest(), checksums[MANIFEST])
-        manifest = _parse(raw)
-        _require_consistent(manifest, checksums)
-        return cls(folder, manifest, checksums[MANIFEST], checksums)
+        path, keys = Path(path), [Path(key) for key in trusted_keys]
+        if path.suffix == SUFFIX and path.is_file():
+            return _open_archive(path, keys)
+        return _open_folder(path, keys)
+
+    @property
+    def path(self) -> Path:
+        """What was opened: the zip file or the folder."""
+        return self.archive or self.folder
 
     def read(self, file: str) -> bytes:
         """The content of a file; the bytes that were hashed are the bytes that are returned.
@@ -82,11 +91,64 @@ class Bundle:
             BundleError: the bundle has no such file, or it was altered after the bundle was opened.
         """
         if file not in self.checksums:
-            raise BundleError(f"expected {file!r} in the bundle {self.folder}, it has {', '.join(self.checksums)}")
-        with _reading(self.folder / file):
+            raise BundleError(f"expected {file!r} in the bundle {self.path}, it has {', '.join(self.checksums)}")
+        with reading(self.folder / file):
             content = (self.folder / file).read_bytes()
-        _require_hash(file, hashlib.sha256(content).hexdigest(), self.checksums[file])
+        require_hash(file, hashlib.sha256(content).hexdigest(), self.checksums[file])
         return content
+
+
+def _open_folder(folder: Path, trusted_keys: Sequence[Path]) -> Bundle:
+    if not folder.is_dir():
+        found = "a file" if folder.exists() else "nothing"
+        raise BundleError(
+            f"expected a bundle, a folder with a {MANIFEST} or a {SUFFIX} file, at {folder}, found {found}"
+        )
+    if (folder / "config.json").is_file() and not (folder / MANIFEST).exists():
+        raise BundleError(
+            f"expected a bundle at {folder}, found a run", hint=f"make a bundle of it: segkit export {folder}"
+        )
+    sums = read_text(folder, SUMS)
+    signature = read_text(folder, SIGNATURE) if os.path.lexists(folder / SIGNATURE) else None
+    if trusted_keys:
+        require_signed(sums, signature, trusted_keys)
+    checksums = parse_checksums(sums)
+    require_same_files(folder, checksums)
+    for name in checksums:
+        with reading(folder / name), (folder / name).open("rb") as file:
+            require_hash(name, hashlib.file_digest(file, "sha256").hexdigest(), checksums[name])
+    raw = read_text(folder, MANIFEST)
+    require_hash(MANIFEST, hashlib.sha256(raw).hexdigest(), checksums[MANIFEST])
+    manifest = parse_manifest(raw)
+    require_consistent(manifest, checksums)
+    return Bundle(
+        folder,
+        manifest,
+        checksums[MANIFEST],
+        checksums,
+        sums,
+        signed_by=None if signature is None else Signature.parse(signature).key_id,
+        trusted=bool(trusted_keys),
+    )
+
+
+def _open_archive(path: Path, trusted_keys: Sequence[Path]) -> Bundle:
+    """Unpack a zip file into a folder that lives as long as the bundle, and check that."""
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="segkit-"))
+    except OSError as error:
+        raise cannot_write(Path(tempfile.gettempdir()), error) from error
+    try:
+        extract(path, folder)
+        bundle = dataclasses.replace(_open_folder(folder, trusted_keys), archive=path)
+    except BaseException as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(error, BundleError):
+            # Nobody knows the folder's name, and it is gone.
+            raise BundleError(error.message.replace(str(folder), str(path)), hint=error.hint) from None
+        raise
+    weakref.finalize(bundle, shutil.rmtree, folder, ignore_errors=True)
+    return bundle
 
 
 def write_bundle(
@@ -115,14 +177,11 @@ def write_bundle(
         BundleError: files and manifest do not fit each other.
     """
     folder = Path(folder)
-    require_free_bundle(folder, overwrite)
-    _require_plain_names(files, UsageError)
-    taken = next((name for name in (MANIFEST, SUMS, CARD) if name in files), None)
+    require_plain_names(files, UsageError)
+    taken = next((name for name in (MANIFEST, CARD, *UNLISTED) if name in files), None)
     if taken is not None:
         raise UsageError(f"expected files for a bundle, got {taken}", hint="leave it out: it is made from the manifest")
-    draft = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
-    try:
-        draft.mkdir(parents=True)
+    with drafted(folder, overwrite) as draft:
         contents = {**files, MANIFEST: manifest.to_json(), CARD: render_card(manifest).encode()}
         for name, content in contents.items():
             (draft / name).parent.mkdir(parents=True, exist_ok=True)
@@ -132,12 +191,33 @@ def write_bundle(
                 (draft / name).write_bytes(content)
         _write_checksums(draft, contents)
         bundle = Bundle.open(draft)
-        _swap(draft, folder)
+    return dataclasses.replace(bundle, folder=folder)
+
+
+@contextmanager
+def drafted(folder: Path, overwrite: bool, require_free: Callable[[Path, bool], None] | None = None) -> Iterator[Path]:
+    """A new folder to write a bundle into; it takes the place of `folder` at the end of the block, if that ends well.
+
+    Args:
+        folder: where it shall lie.
+        overwrite: replace what is there.
+        require_free: refuses a place; None stands for `require_free_bundle`.
+
+    Raises:
+        OutputExists: something is there, or came there meanwhile, and `overwrite` is not set.
+        UsageError: what is there is not a bundle, or the system refuses.
+    """
+    (require_free or require_free_bundle)(folder, overwrite)
+    whole = folder.absolute()
+    draft = whole.with_name(f".{whole.name}.{secrets.token_hex(4)}")
+    try:
+        draft.mkdir(parents=True)
+        yield draft
+        _swap(draft, folder, overwrite)
     except OSError as error:
         raise cannot_write(folder, error) from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    return dataclasses.replace(bundle, folder=folder)
 
 
 def require_free_bundle(folder: Path, overwrite: bool) -> None:
@@ -160,16 +240,22 @@ def require_free_bundle(folder: Path, overwrite: bool) -> None:
         )
 
 
-def _swap(draft: Path, folder: Path) -> None:
+def _swap(draft: Path, folder: Path, overwrite: bool) -> None:
     """Put the new folder in the old one's place; whatever stops it, one of the two is there afterwards."""
     old = draft.with_name(draft.name + ".old")
     try:
-        if folder.exists():
+        if overwrite and folder.exists():
             folder.rename(old)
         draft.rename(folder)
-    except BaseException:
-        if old.exists() and not folder.exists():
-            old.rename(folder)
+    except BaseException as error:
+        if old.exists():
+            with suppress(OSError):  # another writer's bundle is there by now: it replaces the old one as ours would
+                old.rename(folder)
+        if isinstance(error, OSError) and error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
+            raise OutputExists(
+                f"expected no other bundle to be written to {folder} at the same time",
+                hint="run it again, or choose another --out",
+            ) from None
         raise
     finally:
         if folder.exists():
@@ -182,124 +268,3 @@ def _write_checksums(folder: Path, names: Iterable[str]) -> None:
         with (folder / name).open("rb") as file:
             lines.append(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {name}\n")
     (folder / SUMS).write_text("".join(lines), encoding="utf-8")
-
-
-def _read_checksums(folder: Path) -> dict[str, str]:
-    checksums: dict[str, str] = {}
-    # Not splitlines(): it takes other characters than a newline for the end of a line.
-    for line in _read_text(folder, SUMS).decode("utf-8", "replace").removesuffix("\n").split("\n"):
-        match = _SUM_LINE.fullmatch(line)
-        if match is None or match[2] in checksums:
-            raise BundleError(
-                f"expected a hash and a new file name on each line of {SUMS}, found {line[:120]!r}", hint=_AGAIN
-            )
-        checksums[match[2]] = match[1]
-    _require_plain_names(checksums, BundleError)
-    return checksums
-
-
-def _require_plain_names(names: Iterable[str], error: type[UsageError | BundleError]) -> None:
-    """Refuse names that could mean another place, or the same place twice, on some file system."""
-    seen: set[str] = set()
-    for name in names:
-        if not _PLAIN_NAME.fullmatch(name) or name.casefold() in seen:
-            raise error(
-                f"expected plain, different file names inside the bundle, got {name[:120]!r}",
-                hint="use letters, digits and . _ + -",
-            )
-        seen.add(name.casefold())
-    if len(seen) > MAX_FILES:
-        raise error(f"expected at most {MAX_FILES} files in a bundle, got {len(seen)}")
-
-
-def _require_same_files(folder: Path, checksums: Mapping[str, str]) -> None:
-    """Refuse links, other special files, files that are not listed and listed files that are not there."""
-    found: dict[str, int] = {}
-    with _reading(folder):
-        for path in _walk(folder):
-            name = path.relative_to(folder).as_posix()
-            if path.is_symlink() or not path.is_file():
-                raise BundleError(f"expected files in {folder}, found that {name!r} is a link or no file", hint=_AGAIN)
-            found[name] = path.stat().st_size
-            if len(found) > MAX_FILES + 1:
-                raise BundleError(f"expected at most {MAX_FILES} files in {folder}, found more", hint=_AGAIN)
-    extra = sorted(found.keys() - checksums.keys() - {SUMS})
-    missing = sorted(checksums.keys() - found.keys())
-    if missing or MANIFEST not in checksums:
-        raise BundleError(f"expected {(missing or [MANIFEST])[0]!r} in {folder}, it is missing", hint=_AGAIN)
-    if extra:
-        raise BundleError(f"expected only the files that {SUMS} lists in {folder}, found {extra[0]!r}", hint=_AGAIN)
-    size = sum(found.values())
-    if size > MAX_BUNDLE_BYTES:
-        raise BundleError(
-            f"expected at most {MAX_BUNDLE_BYTES / 2**30:.0f} GiB in {folder}, found {size / 2**30:.1f} GiB"
-        )
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    """Everything below a folder but folders; a link to a folder counts as a link and is not entered."""
-
-    def fail(error: OSError) -> None:
-        raise error
-
-    for root, folders, names in os.walk(folder, onerror=fail):
-        yield from (Path(root, name) for name in names)
-        yield from (Path(root, name) for name in folders if Path(root, name).is_symlink())
-
-
-def _read_text(folder: Path, name: str) -> bytes:
-    path = folder / name
-    if path.is_symlink() or not path.is_file():
-        raise BundleError(f"expected {name!r} in {folder}, it is missing or a link", hint=_AGAIN)
-    with _reading(path), path.open("rb") as file:
-        content = file.read(MAX_TEXT_BYTES + 1)
-    if len(content) > MAX_TEXT_BYTES:
-        raise BundleError(f"expected at most {MAX_TEXT_BYTES / 2**20:.0f} MiB in {path}, found more", hint=_AGAIN)
-    return content
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """What the system says about a file, as an error of a bundle."""
-    try:
-        yield
-    except OSError as error:
-        raise BundleError(f"expected to read {path}, the system says: {error.strerror}") from None
-
-
-def _require_hash(name: str, found: str, expected: str) -> None:
-    if found != expected:
-        raise BundleError(
-            f"expected {name!r} with SHA-256 {expected[:12]}..., found {found[:12]}...",
-            hint="the bundle was altered or damaged: " + _AGAIN,
-        )
-
-
-def _parse(raw: bytes) -> Manifest:
-    """Read a manifest, naming the version first: another version explains every other difference."""
-    try:
-        content = json.loads(raw)
-    except (ValueError, RecursionError) as error:
-        raise BundleError(f"expected JSON in {MANIFEST}, found: {error}", hint=_AGAIN) from None
-    version = content.get("schema_version") if isinstance(content, dict) else None
-    if version != SCHEMA:
-        raise BundleError(
-            f"expected a manifest of schema {SCHEMA}, found {version!r}",
-            hint="upgrade segkit3d, or export the bundle again with this version",
-        )
-    try:
-        return Manifest.model_validate_json(raw)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the manifest"
-        raise BundleError(f"expected the schema of {MANIFEST}, found {where}: {first['msg']}", hint=_AGAIN) from None
-
-
-def _require_consistent(manifest: Manifest, checksums: Mapping[str, str]) -> None:
-    """Refuse a manifest that speaks of another model, or of engines that are not there."""
-    if MODEL not in checksums:
-        raise BundleError(f"expected {MODEL!r} in the bundle, it is missing", hint=_AGAIN)
-    _require_hash(MODEL, checksums[MODEL], manifest.onnx_sha256)
-    for engine in manifest.engines:
-        if engine.file not in checksums:
-            raise BundleError(f"expected the engine {engine.file!r} in the bundle, it is missing", hint=_AGAIN)

@@ -16,6 +16,7 @@ def render_card(manifest: Manifest) -> str:
         _labels(manifest),
         _weights(manifest),
         _network(manifest),
+        _models(manifest),
         _proofs(manifest),
         _engines(manifest),
         _limits(manifest),
@@ -26,13 +27,16 @@ def render_card(manifest: Manifest) -> str:
 
 def _inputs(manifest: Manifest) -> str:
     spacing = manifest.spacing
-    sizes = "any" if spacing is None else f"{_by(spacing.least_mm)} to {_by(spacing.most_mm)} mm"
+    sizes = "any" if spacing is None else f"{by(spacing.least_mm)} to {by(spacing.most_mm)} mm"
     tiles = manifest.inference
+    channels = ", ".join(_plain(name) for name in manifest.modalities)
+    if manifest.channels > len(manifest.modalities):
+        channels += "; then one more channel, 1 in the head and 0 outside"
     facts = [
-        f"Modalities, in order: {', '.join(_plain(name) for name in manifest.modalities)}",
+        f"Modalities, in order: {channels}",
         f"Voxel sizes along {manifest.orientation} axes: {sizes}",
         f"Preprocessing: {manifest.preprocessing.describe()}",
-        f"Patches of {_by(tiles.patch)} voxels, overlap {tiles.overlap:g}, blending {tiles.blending}",
+        f"Patches of {by(tiles.patch)} voxels, overlap {tiles.overlap:g}, blending {tiles.blending}",
     ]
     return "## What it takes\n\n" + _list(facts)
 
@@ -63,12 +67,28 @@ def _network(manifest: Manifest) -> str:
     network = manifest.network
     facts = [
         f"Model: {_plain(network.model)} {_plain(network.version)}",
-        f"Options: {', '.join(f'{key} = {value}' for key, value in network.options.items()) or 'none'}",
+        f"Options: {_plain(', '.join(f'{key} = {value}' for key, value in network.options.items())) or 'none'}",
         f"Parameters: {network.parameters:,}",
         f"Multiply-accumulates for a patch: {network.macs:,}",
         *(f"Layers: {count} ({_plain(network.layer_rules.get(rule, rule))})" for rule, count in network.layers.items()),
     ]
     return "## Network\n\n" + _list(facts)
+
+
+def _models(manifest: Manifest) -> str:
+    rows = [
+        (
+            model.file,
+            model.precision,
+            str(model.opset),
+            ", ".join(model.islands) or "none",
+            model.made or "traced from the network",
+        )
+        for model in manifest.models
+    ]
+    columns = ("file", "precision", "opset", "islands in fp32", "made")
+    check = "It has a self-check: a patch and its labels, which a runtime can be tried on where it is."
+    return "## Models\n\n" + _table(columns, rows) + (f"\n\n{check}" if manifest.selfcheck else "")
 
 
 def _proofs(manifest: Manifest) -> str:
@@ -78,17 +98,38 @@ def _proofs(manifest: Manifest) -> str:
     rows = [
         (
             f"{proof.runtime} {proof.version}",
-            f"{proof.device}, {proof.precision}",
+            f"{proof.device}, {proof.precision}" + (" (emulated)" if proof.arithmetic == "emulated" else ""),
+            proof.model,
             f"{proof.max_abs_logit_difference:.1e} of {proof.max_abs_logit:.3g}",
             f"{100 * proof.label_agreement:.4f}",
             f"{100 * proof.least_dice:.4f}",
+            "" if proof.dice_difference is None else f"{proof.dice_difference:.1e}",
             f"{proof.voxels:,}",
+            "" if proof.patch_ms is None else f"{proof.patch_ms:.1f}",
             "yes" if proof.proven else "**no**",
         )
         for proof in manifest.proofs
     ]
-    columns = ("runtime", "where", "largest logit difference", "same labels, %", "least Dice, %", "voxels", "proven")
-    return head + "Each runtime held against torch in fp32, on whole volumes:\n\n" + _table(columns, rows)
+    columns = (
+        "runtime",
+        "where",
+        "model",
+        "largest logit difference",
+        "same labels, %",
+        "least Dice, %",
+        "Dice change against the truth",
+        "voxels",
+        "ms for a patch",
+        "proven",
+    )
+    volumes = dict.fromkeys(_plain(volume) for proof in manifest.proofs for volume in proof.volumes)
+    text = "Each runtime held against torch in fp32, on whole volumes:\n\n" + _table(columns, rows)
+    if any(proof.arithmetic == "emulated" for proof in manifest.proofs):
+        text += (
+            "\n\nEmulated: the runtime cannot compute in that precision and rounded each tensor to it. That proves the "
+            "file, not the runtime."
+        )
+    return head + text + "\n\nVolumes: " + "; ".join(volumes)
 
 
 def _engines(manifest: Manifest) -> str:
@@ -99,6 +140,7 @@ def _engines(manifest: Manifest) -> str:
         (
             engine.file,
             f"{engine.runtime} {engine.version}",
+            engine.model,
             engine.precision,
             ", ".join(engine.targets),
             f"{engine.activation_bytes / 2**20:.0f}",
@@ -107,7 +149,7 @@ def _engines(manifest: Manifest) -> str:
         )
         for engine in manifest.engines
     ]
-    columns = ("file", "runtime", "precision", "targets", "activations, MiB", "weights, MiB", "status")
+    columns = ("file", "runtime", "of", "precision", "targets", "activations, MiB", "weights, MiB", "status")
     return head + _table(columns, rows)
 
 
@@ -125,7 +167,8 @@ def _limits(manifest: Manifest) -> str:
 def _software(manifest: Manifest) -> str:
     versions = {"segkit": manifest.segkit_version, **manifest.software}
     facts = [
-        f"Made {_plain(manifest.created)}, ONNX opset {manifest.opset}, model SHA-256 {manifest.onnx_sha256}",
+        f"Made {_plain(manifest.created)}",
+        *(f"{model.file}, SHA-256 {model.sha256}" for model in manifest.models),
         ", ".join(f"{_plain(name)} {_plain(version)}" for name, version in versions.items()),
     ]
     return "## Made with\n\n" + _list(facts)
@@ -140,10 +183,16 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def plain(text: str) -> str:
+    """Text that cannot leave its line, steer a terminal or turn the order of what is read."""
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in " ".join(text.split()))
+
+
 def _plain(text: str) -> str:
-    """Text that cannot leave its line or its cell."""
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+    """Text that cannot leave its cell, either."""
+    return plain(text).replace("|", "\\|").replace("<", "&lt;")
 
 
-def _by(sizes: Iterable[float]) -> str:
+def by(sizes: Iterable[float]) -> str:
+    """Sizes along the axes: 64 x 64 x 64."""
     return " x ".join(f"{size:g}" for size in sizes)

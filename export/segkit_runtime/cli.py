@@ -22,12 +22,32 @@ from segkit_runtime.result import Result, report_path, require_free_file, requir
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Label file to write, .nii or .nii.gz.")
 @click.option(
     "--runtime",
-    type=click.Choice(["auto", "openvino", "onnxruntime"]),
+    type=click.Choice(["auto", "tensorrt", "tensorrt_rtx", "openvino", "onnxruntime"]),
     default="auto",
     show_default=True,
-    help="auto: the fastest that is proven for the bundle and installed.",
+    help="auto: the fastest that is proven for the bundle and runs here.",
 )
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "tf32", "fp16", "bf16", "int8"]),
+    default="auto",
+    show_default=True,
+    help="auto: the fastest that is proven for the bundle and runs here.",
+)
+@click.option("--device", default="auto", show_default=True, metavar="cpu|cuda:N", help="auto: where it was proven.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: the runtime's own choice]")
+@click.option(
+    "--trusted-key",
+    "trusted_keys",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Take only a bundle that is signed with this public key, a PEM file; repeated for any of several.",
+)
+@click.option(
+    "--selfcheck/--no-selfcheck",
+    default=None,
+    help="Run the bundle's own patch first.  [default: in int8, and in a version that is not proven]",
+)
 @click.option("--allow-untrained", is_flag=True, help="Take a bundle with untrained weights, for a trial.")
 @click.option("--overwrite", is_flag=True, help="Replace files that are there.")
 @click.option("--png", type=click.Path(path_type=Path), help="Draw the labels over the first image, too.")
@@ -37,7 +57,11 @@ def segment(
     modalities: tuple[str, ...],
     out: Path,
     runtime: str,
+    precision: str,
+    device: str,
     threads: int | None,
+    trusted_keys: tuple[Path, ...],
+    selfcheck: bool | None,
     allow_untrained: bool,
     overwrite: bool,
     png: Path | None,
@@ -51,7 +75,17 @@ def segment(
         _require_picture(png, overwrite)
     from segkit_runtime.segmenter import load
 
-    with load(bundle, runtime, threads, allow_untrained) as segmenter, progress_bar() as bar:
+    segmenter = load(
+        bundle,
+        runtime,
+        precision=precision,
+        device=device,
+        threads=threads,
+        allow_untrained=allow_untrained,
+        trusted_keys=trusted_keys,
+        selfcheck="auto" if selfcheck is None else selfcheck,
+    )
+    with segmenter, progress_bar() as bar:
         task = bar.add_task("segmenting", total=None)
         result = segmenter.segment(images, lambda done, total: bar.update(task, completed=done, total=total))
         first = segmenter.bundle.manifest.modalities[0]

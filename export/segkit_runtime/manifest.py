@@ -5,9 +5,12 @@ A bundle is a folder of data, never code:
     vnet.segkit/
       manifest.json     this schema
       model.onnx        the network, fp32, no external data
+      model.*.onnx      the same in other precisions, if any
       engines/*.engine  compiled engines, if any
+      selfcheck/        a patch and the labels that the network gives it
       card.md           the same for people to read
       SHA256SUMS        the hash of each of these files
+      SHA256SUMS.sig    a signature of that list, if it was signed
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from segkit.preprocess import Preprocessing
 
-SCHEMA = 2
+SCHEMA = 3
 """The version of the schema that this runtime reads and writes."""
 MAX_CLASSES = 255
 """Class indices are kept as uint8, and 255 means "ignored" everywhere in segkit."""
@@ -32,6 +35,9 @@ Millimetres3 = tuple[Millimetres, Millimetres, Millimetres]
 Share = Annotated[float, Field(ge=0, le=1)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, Field(min_length=1, max_length=80, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Precision = Literal["fp32", "tf32", "fp16", "bf16", "int8"]
+Arithmetic = Literal["native", "emulated"]
+Shape = Annotated[list[int], Field(min_length=5, max_length=5)]
 
 
 class _Part(BaseModel):
@@ -106,6 +112,42 @@ class Weights(_Part):
     sha256: Sha256 | None = None
 
 
+class Model(_Part):
+    """An ONNX file of the bundle: the traced network in fp32, or that file in another precision.
+
+    Attributes:
+        file: its name in the bundle.
+        precision: what its weights and products are in, the islands aside.
+        opset: version of the ONNX operator set.
+        sha256: hash of the file.
+        islands: parts of the network that stay in fp32, by module path.
+        made: how it was made of the fp32 file, in words; empty for that file itself.
+    """
+
+    file: str
+    precision: Precision
+    opset: int
+    sha256: Sha256
+    islands: list[str] = []
+    made: str = ""
+
+
+class Tolerance(_Part):
+    """How far an engine may be from torch in fp32 and still count as proven.
+
+    Attributes:
+        most_logit_difference: largest difference of a logit, in units of 1 or, if that is more, of a tenth of the
+            largest logit; None where labels alone decide.
+        least_label_agreement: least share of voxels with the same label, 0 to 1.
+        most_dice_difference: largest change of the Dice of a class against the truth, 0 to 1; it counts for trained
+            weights on volumes that have a truth.
+    """
+
+    most_logit_difference: float | None
+    least_label_agreement: Share
+    most_dice_difference: Share
+
+
 class Proof(_Part):
     """One runtime held against torch fp32, on logits of patches and on labels of whole volumes.
 
@@ -114,27 +156,42 @@ class Proof(_Part):
         version: its version.
         device: where it ran.
         precision: what it computed in.
+        model: the ONNX file it ran.
+        arithmetic: "native", or "emulated" where a runtime that cannot compute in that precision rounded each tensor to
+            it: that proves the file, not the runtime, which is not chosen for segmentation on its strength.
         patches: patches whose logits were compared, spread evenly over the volumes; all where memory allowed.
         max_abs_logit_difference: largest difference of a logit.
+        mean_abs_logit_difference: mean difference of a logit.
+        p999_abs_logit_difference: difference that 99.9 % of the logits keep to.
         max_abs_logit: largest logit of torch, for scale.
         label_agreement: share of the voxels of whole volumes that got the same label, 0 to 1.
         least_dice: least Dice between the two label maps over all classes either of them has, 0 to 1.
+        dice_difference: largest change of the Dice of a class against the truth, 0 to 1, if there is a truth.
         voxels: voxels compared.
         volumes: what the volumes were.
+        patch_ms: median time of a patch where the proof was made, if it was taken.
+        tolerance: what it was held to.
         proven: whether all tolerances were met.
     """
 
     runtime: str
     version: str
     device: str
-    precision: str
+    precision: Precision
+    model: str
+    arithmetic: Arithmetic = "native"
     patches: Annotated[int, Field(ge=1)]
     max_abs_logit_difference: float
+    mean_abs_logit_difference: float
+    p999_abs_logit_difference: float
     max_abs_logit: float
     label_agreement: Share
     least_dice: Share
+    dice_difference: Share | None = None
     voxels: int
     volumes: list[str]
+    patch_ms: float | None = None
+    tolerance: Tolerance
     proven: bool
 
 
@@ -146,9 +203,11 @@ class CompiledEngine(_Part):
         runtime: the module that built it and alone can load it.
         version: its version; an engine loads only in the version that built it.
         precision: what it computes in.
+        model: the ONNX file it was built from.
+        onnx_sha256: hash of that file.
+        shapes: least, best and largest input (B, C, X, Y, Z).
         targets: compute capabilities it was built for.
         flags: builder flags.
-        onnx_sha256: the ONNX it was built from.
         build_seconds: how long the build took.
         activation_bytes: device memory for activations, as the builder reports it.
         weight_bytes: device memory for weights, as the builder reports it.
@@ -158,20 +217,34 @@ class CompiledEngine(_Part):
     file: str
     runtime: str
     version: str
-    precision: str
+    precision: Precision
+    model: str
+    onnx_sha256: Sha256
+    shapes: tuple[Shape, Shape, Shape]
     targets: list[str]
     flags: list[str]
-    onnx_sha256: Sha256
     build_seconds: float
     activation_bytes: int
     weight_bytes: int
     status: Literal["built, not run", "proven"]
 
 
+class SelfCheck(_Part):
+    """A patch that a runtime can be tried on where it is: it must give these labels.
+
+    Attributes:
+        image: file of the patch, .npy, (C, X, Y, Z) float16, normalised.
+        labels: file of the labels that torch in fp32 gives it, .npy, (X, Y, Z) uint8 class indices.
+    """
+
+    image: str
+    labels: str
+
+
 class Manifest(_Part):
     """All that a scanner needs to know of a bundle."""
 
-    schema_version: Literal[2] = 2
+    schema_version: Literal[3] = 3
     name: Name
     created: str
     segkit_version: str
@@ -183,10 +256,10 @@ class Manifest(_Part):
     labels: Annotated[list[Label], Field(min_length=2, max_length=MAX_CLASSES)]
     network: Network
     weights: Weights
-    opset: int
-    onnx_sha256: Sha256
+    models: Annotated[list[Model], Field(min_length=1)]
     proofs: list[Proof]
     engines: list[CompiledEngine]
+    selfcheck: SelfCheck | None = None
     software: dict[str, str]
     intended_use: str = "Research only. Not a medical device."
 
@@ -195,7 +268,17 @@ class Manifest(_Part):
         _require_unique("modalities", self.modalities)
         _require_unique("label codes", [label.code for label in self.labels])
         _require_unique("label names", [label.name for label in self.labels])
+        _require_unique("model files", [model.file for model in self.models])
+        files = [model.file for model in self.models]
+        for named in [*(proof.model for proof in self.proofs), *(engine.model for engine in self.engines)]:
+            if named not in files:
+                raise ValueError(f"expected one of the models {', '.join(files)}, got {named!r}")
         return self
+
+    @property
+    def channels(self) -> int:
+        """Channels of the network's input."""
+        return self.preprocessing.channels(len(self.modalities))
 
     def to_json(self) -> bytes:
         """The one way a manifest is written: UTF-8, sorted keys, indent 1, a newline at the end."""

@@ -15,7 +15,8 @@ from segkit.files import cannot_write, write_bytes
 from segkit.nifti import require_nifti_name, write_volume
 from segkit.volume import Volume
 
-REPORT_SCHEMA = 1
+REPORT_SCHEMA = 2
+"""The version of the report's fields; 2 added `model`, `selfcheck` and who signed the bundle."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,9 +33,14 @@ class Result:
         runtime: name of the runtime that ran them.
         version: its version.
         device: where it ran.
-        precision: what it computed in.
+        precision: what it computed in, as the runtime itself says.
+        model_file: the file of the bundle that it ran.
+        model_sha256: hash of that file.
+        selfchecked: whether the bundle's self-check was run here, and passed.
         bundle_name: name in the bundle's manifest.
         bundle_id: SHA-256 of the bundle's manifest.
+        signed_by: id of the key that the bundle claims to be signed with, if any.
+        signature_trusted: whether that signature was checked against a key that the caller trusts.
         trained: whether the bundle's weights were trained at all.
         intended_use: what the bundle says of its use.
         warnings: what a reader of the labels should know.
@@ -51,8 +57,13 @@ class Result:
     version: str
     device: str
     precision: str
+    model_file: str
+    model_sha256: str
+    selfchecked: bool
     bundle_name: str
     bundle_id: str
+    signed_by: str | None
+    signature_trusted: bool
     trained: bool
     intended_use: str
     warnings: Sequence[str] = ()
@@ -63,12 +74,20 @@ class Result:
         grid = self.labels
         return {
             "schema": REPORT_SCHEMA,
-            "bundle": {"name": self.bundle_name, "id": self.bundle_id, "trained": self.trained},
+            "bundle": {
+                "name": self.bundle_name,
+                "id": self.bundle_id,
+                "trained": self.trained,
+                "signed_by": self.signed_by,
+                "signature_trusted": self.signature_trusted,
+            },
             "intended_use": self.intended_use,
             "runtime": self.runtime,
             "version": self.version,
             "device": self.device,
             "precision": self.precision,
+            "model": {"file": self.model_file, "sha256": self.model_sha256},
+            "selfcheck": "passed" if self.selfchecked else "not run",
             "shape": list(grid.shape),
             "spacing_mm": [round(side, 6) for side in grid.spacing_mm],
             "orientation": grid.orientation,

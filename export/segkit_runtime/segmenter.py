@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from segkit.errors import BundleError, SegkitError, UsageError
+from segkit.errors import BundleError, UsageError
 from segkit.inference import Tiling, segment_volume
 from segkit.memory import peak_mib
-from segkit_runtime.bundle import MODEL, Bundle
-from segkit_runtime.engines import ENGINES, RuntimeEngine, missing_runtimes, open_engine
+from segkit_runtime.bundle import Bundle
+from segkit_runtime.choice import AUTO, Opened, choose_ways, open_fastest
+from segkit_runtime.engines import RuntimeEngine
 from segkit_runtime.engines.checked import CheckedEngine
 from segkit_runtime.images import encode_codes, read_head
-from segkit_runtime.manifest import Manifest, Proof
 from segkit_runtime.result import Result
 
 Progress = Callable[[int, int], None]
@@ -28,47 +28,53 @@ Progress = Callable[[int, int], None]
 
 def load(
     path: str | os.PathLike[str],
-    runtime: str = "auto",
+    runtime: str = AUTO,
+    *,
+    precision: str = AUTO,
+    device: str = AUTO,
     threads: int | None = None,
     allow_untrained: bool = False,
+    trusted_keys: Sequence[str | os.PathLike[str]] = (),
+    selfcheck: bool | Literal["auto"] = AUTO,
 ) -> Segmenter:
     """Check a bundle and make its network ready to run.
 
+    Of the runtimes and precisions that are proven for the bundle, the fastest that this machine can take is taken; what
+    comes before it and cannot be taken is told in the warnings of each result. What is named here is never replaced.
+
     Args:
-        path: the bundle's folder.
-        runtime: "openvino", "onnxruntime", or "auto" for the fastest of them that is proven for this bundle and
-            installed here.
+        path: the bundle: a folder or a zip file.
+        runtime: "openvino", "onnxruntime", "tensorrt_rtx", "tensorrt", or "auto" for any.
+        precision: "fp32", "tf32", "fp16", "bf16", "int8", or "auto" for any.
+        device: "cpu", "cuda:0", "cuda:1" ..., or "auto" for where it was proven.
         threads: CPU threads, or None for the runtime's own choice.
         allow_untrained: take a bundle whose weights were never trained.
+        trusted_keys: files of public keys, one of which must have signed the bundle; none for a bundle as it is.
+        selfcheck: whether the bundle's own patch is run first and must give its own labels. "auto" does so, if there is
+            one, where the runtime is of another version than the proven one, and in int8.
 
     Raises:
-        BundleError: the bundle is altered, its weights are untrained, or no runtime is proven for it.
-        UnknownName: no such runtime.
+        BundleError: the bundle is altered, not signed as asked, or its weights are untrained; or nothing is proven.
+        UnknownName: no such runtime or precision.
         MissingExtra: the runtime is not installed.
-        UsageError: the runtime that was asked for is not proven for this bundle.
-        SegkitError: the runtime does not compute as it was proven.
+        UsageError: what was asked for is not proven for this bundle, or it has no self-check to run.
+        SegkitError: this machine does not compute as it was proven, or the self-check gives other labels.
     """
     start = time.perf_counter()
-    bundle = Bundle.open(path)
+    bundle = Bundle.open(path, trusted_keys=trusted_keys)
     manifest = bundle.manifest
     if not (manifest.weights.trained or allow_untrained):
         raise BundleError(
-            f"expected trained weights in {bundle.folder}, found untrained ones, whose labels mean nothing",
+            f"expected trained weights in {bundle.path}, found untrained ones, whose labels mean nothing",
             hint="train the network first, or add --allow-untrained for a trial",
         )
-    name = _choose_runtime(manifest, runtime)
-    engine = open_engine(name, bundle.read(MODEL), threads=threads)
-    try:
-        proof = _require_proven_as_run(manifest, engine)
-        if engine.channels not in (None, len(manifest.modalities)):
-            raise BundleError(
-                f"expected a model for {len(manifest.modalities)} modalities, {MODEL} takes {engine.channels}",
-                hint="export the bundle again",
-            )
-    except SegkitError:
-        engine.close()
-        raise
-    return Segmenter(bundle, engine, proof, time.perf_counter() - start)
+    if selfcheck is True and manifest.selfcheck is None:
+        raise UsageError(
+            f"expected a self-check in the bundle {manifest.name!r}, it has none",
+            hint="export it again, or leave --selfcheck out",
+        )
+    opened = open_fastest(bundle, choose_ways(manifest, runtime, precision, device), threads, selfcheck)
+    return Segmenter(bundle, opened, time.perf_counter() - start)
 
 
 class Segmenter:
@@ -76,15 +82,14 @@ class Segmenter:
 
     Args:
         bundle: what was loaded.
-        engine: its network.
-        proof: the proof that the engine runs under.
+        opened: its network, and how it runs.
         load_seconds: how long loading took.
     """
 
-    def __init__(self, bundle: Bundle, engine: RuntimeEngine, proof: Proof, load_seconds: float) -> None:
+    def __init__(self, bundle: Bundle, opened: Opened, load_seconds: float) -> None:
         self.bundle = bundle
-        self.engine = engine
-        self._proof = proof
+        self.engine: RuntimeEngine = opened.engine
+        self._opened = opened
         self._load_seconds = load_seconds
         self._closed = False
 
@@ -136,8 +141,13 @@ class Segmenter:
             version=self.engine.version,
             device=self.engine.device,
             precision=self.engine.precision,
+            model_file=self._opened.way.file,
+            model_sha256=self.bundle.checksums[self._opened.way.file],
+            selfchecked=self._opened.selfchecked,
             bundle_name=manifest.name,
             bundle_id=self.bundle.id,
+            signed_by=self.bundle.signed_by,
+            signature_trusted=self.bundle.trusted,
             trained=manifest.weights.trained,
             intended_use=manifest.intended_use,
             warnings=tuple(self._warnings(counts)),
@@ -161,10 +171,11 @@ class Segmenter:
     def _warnings(self, counts: NDArray[np.int64]) -> Iterator[str]:
         if not self.bundle.manifest.weights.trained:
             yield "the weights are untrained: these labels mean nothing"
-        if self._proof.version != self.engine.version:
-            yield (
-                f"proven with {self.engine.runtime} {self._proof.version}, "
-                f"run with {self.engine.version}: export the bundle again to prove this version"
+        yield from self._opened.warnings
+        proven, found = self._opened.way.proof.version, self.engine.version
+        if proven != found:
+            yield f"proven with {self.engine.runtime} {proven}, run with {found}: " + (
+                "the self-check passed" if self._opened.selfchecked else "export the bundle again to prove this version"
             )
         if not counts[1:].any():
             yield "nothing but background was found"
@@ -181,40 +192,3 @@ class _Stopwatch:
         start = time.perf_counter()
         yield
         self.seconds[name] = time.perf_counter() - start
-
-
-def _choose_runtime(manifest: Manifest, asked: str) -> str:
-    """The runtime to run: one that is proven for this bundle; `auto` takes the fastest that is installed here."""
-    proven = [name for name in ENGINES if any(proof.runtime == name and proof.proven for proof in manifest.proofs)]
-    if asked == "auto":
-        if not proven:
-            raise BundleError(
-                f"expected a proof for {' or '.join(ENGINES)} in the bundle {manifest.name!r}, found none",
-                hint="export it again with one of them installed",
-            )
-        missing = missing_runtimes()
-        usable = [name for name in proven if name not in missing]
-        if not usable:
-            raise UsageError(
-                f"expected a runtime that is proven for the bundle {manifest.name!r} to be installed, found none",
-                hint=f"run: pip install {' (or: pip install '.join(proven)}" + ")" * (len(proven) - 1),
-            )
-        return usable[0]
-    if asked in ENGINES and asked not in proven:
-        raise UsageError(
-            f"expected a runtime that is proven for the bundle {manifest.name!r}, got {asked!r}",
-            hint=f"proven: {', '.join(proven) or 'none'}; export the bundle again to prove it",
-        )
-    return asked
-
-
-def _require_proven_as_run(manifest: Manifest, engine: RuntimeEngine) -> Proof:
-    """The proof of this runtime on this device in this precision; the one of this very version, if there is one."""
-    wanted = (engine.runtime, engine.device, engine.precision)
-    proofs = [p for p in manifest.proofs if p.proven and (p.runtime, p.device, p.precision) == wanted]
-    if not proofs:
-        raise SegkitError(
-            f"expected {engine.runtime} as it was proven, it would run on {engine.device} in {engine.precision}",
-            hint="export the bundle again to prove that",
-        )
-    return next((proof for proof in proofs if proof.version == engine.version), proofs[0])

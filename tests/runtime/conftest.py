@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +15,31 @@ import pytest
 from onnx import TensorProto, helper
 
 from segkit_runtime.bundle import Bundle, write_bundle
-from segkit_runtime.manifest import Inference, Label, Manifest, Network, Proof, Spacing, Weights
+from segkit_runtime.manifest import (
+    CompiledEngine,
+    Inference,
+    Label,
+    Manifest,
+    Model,
+    Network,
+    Proof,
+    Spacing,
+    Tolerance,
+    Weights,
+)
 
 MakeBundle = Callable[..., Path]
 
 
-def make_onnx(channels: int = 2, classes: int = 3, scale: float = 1.0) -> bytes:
+def make_onnx(channels: int = 2, classes: int = 3, scale: float = 1.0, last: float = 1.0) -> bytes:
     """A convolution of three classes: background where both images are weak, else the stronger image.
 
-    The second image is looked at one voxel to the right, so an image that was not turned to RAS gives other labels.
+    They are the first and the last channel, this one times `last`. It is looked at one voxel to the right, so an image
+    that was not turned to RAS gives other labels.
     """
     weights = np.zeros((classes, channels, 3, 3, 3), np.float32)
     weights[1, 0, 1, 1, 1] = scale
-    weights[2, -1, 2, 1, 1] = scale
+    weights[2, -1, 2, 1, 1] = scale * last
     bias = np.array([10.5] + [0.0] * (classes - 1), np.float32)
     graph = helper.make_graph(
         [helper.make_node("Conv", ["image", "weights", "bias"], ["logits"], pads=[1] * 6)],
@@ -47,16 +59,40 @@ def make_proof(runtime: str, **changes: Any) -> Proof:
         "version": version,
         "device": "cpu",
         "precision": "fp32",
+        "model": "model.onnx",
         "patches": 4,
         "max_abs_logit_difference": 1e-6,
+        "mean_abs_logit_difference": 1e-7,
+        "p999_abs_logit_difference": 9e-7,
         "max_abs_logit": 30.0,
         "label_agreement": 1.0,
         "least_dice": 1.0,
         "voxels": 1000,
         "volumes": ["a made-up head"],
+        "tolerance": Tolerance(most_logit_difference=1e-3, least_label_agreement=0.9999, most_dice_difference=1e-3),
         "proven": True,
     }
     return Proof(**{**facts, **changes})
+
+
+def make_engine(**changes: Any) -> CompiledEngine:
+    """What a manifest says of an engine that was built from an empty file."""
+    facts: dict[str, Any] = {
+        "file": "engines/toy.engine",
+        "runtime": "tensorrt_rtx",
+        "version": "1.7.1.116",
+        "precision": "fp16",
+        "model": "model.onnx",
+        "onnx_sha256": hashlib.sha256(b"").hexdigest(),
+        "shapes": ([1, 2, 8, 8, 8],) * 3,
+        "targets": ["sm80+"],
+        "flags": [],
+        "build_seconds": 1.0,
+        "activation_bytes": 96 * 2**20,
+        "weight_bytes": 174 * 2**20,
+        "status": "built, not run",
+    }
+    return CompiledEngine(**{**facts, **changes})
 
 
 def make_manifest(model: bytes, **changes: Any) -> Manifest:
@@ -66,7 +102,7 @@ def make_manifest(model: bytes, **changes: Any) -> Manifest:
         "segkit_version": "0.1.0",
         "modalities": ["T1", "T2"],
         "spacing": Spacing(least_mm=(0.9, 1.0, 1.1), most_mm=(1.1, 1.2, 1.3)),
-        "preprocessing": {"normalisation": "none"},
+        "preprocessing": {"normalisation": "none", "background": "zero"},
         "inference": Inference(patch=(8, 8, 8), overlap=0.5, blending="gaussian"),
         "labels": [
             Label(code=0, name="background"),
@@ -83,8 +119,7 @@ def make_manifest(model: bytes, **changes: Any) -> Manifest:
             macs=82944,
         ),
         "weights": Weights(trained=True, dataset="made up", train_subjects=["1"], dice={"grey matter": 0.9}),
-        "opset": 20,
-        "onnx_sha256": hashlib.sha256(model).hexdigest(),
+        "models": [Model(file="model.onnx", precision="fp32", opset=20, sha256=hashlib.sha256(model).hexdigest())],
         "proofs": [make_proof("openvino"), make_proof("onnxruntime")],
         "engines": [],
         "software": {"torch": "2.13.0"},
@@ -94,12 +129,17 @@ def make_manifest(model: bytes, **changes: Any) -> Manifest:
 
 @pytest.fixture
 def make_bundle(tmp_path: Path) -> MakeBundle:
-    """Writes a bundle; keywords change its manifest."""
+    """Writes a bundle; `files` are added to it, and other keywords change its manifest."""
 
-    def make(name: str = "threshold.segkit", model: bytes | None = None, **changes: Any) -> Path:
+    def make(
+        name: str = "threshold.segkit",
+        model: bytes | None = None,
+        files: Mapping[str, bytes] | None = None,
+        **changes: Any,
+    ) -> Path:
         content = make_onnx() if model is None else model
-        files = {"model.onnx": content, "engines/toy.engine": b"not a real engine"}
-        return write_bundle(tmp_path / name, make_manifest(content, **changes), files).folder
+        contents = {"model.onnx": content, "engines/toy.engine": b"not a real engine", **(files or {})}
+        return write_bundle(tmp_path / name, make_manifest(content, **changes), contents).folder
 
     return make
 
@@ -168,6 +208,11 @@ def make_onnx_fixture() -> Callable[..., bytes]:
 @pytest.fixture(scope="session", name="make_manifest")
 def make_manifest_fixture() -> Callable[..., Manifest]:
     return make_manifest
+
+
+@pytest.fixture(scope="session", name="make_engine")
+def make_engine_fixture() -> Callable[..., CompiledEngine]:
+    return make_engine
 
 
 @pytest.fixture(scope="session", name="make_proof")

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 import segkit_runtime.bundle
+import segkit_runtime.checks
 from segkit.errors import BundleError, OutputExists, UsageError
 from segkit_runtime.bundle import Bundle, write_bundle
-from segkit_runtime.manifest import CompiledEngine, Manifest
+from segkit_runtime.manifest import Manifest
 
 FILES = ["SHA256SUMS", "card.md", "engines/toy.engine", "manifest.json", "model.onnx"]
 
@@ -90,6 +91,12 @@ class TestOpen:
         with pytest.raises(BundleError, match="link"):
             Bundle.open(bundle)
 
+    @pytest.mark.parametrize("name", FILES)
+    def test_a_file_with_a_second_name_elsewhere_is_refused(self, bundle: Path, tmp_path: Path, name: str) -> None:
+        os.link(bundle / name, tmp_path / "elsewhere")
+        with pytest.raises(BundleError, match=f"{name}' has another name elsewhere.*; copy the bundle"):
+            Bundle.open(bundle)
+
     def test_a_link_to_a_folder_is_refused(self, bundle: Path, tmp_path: Path) -> None:
         (bundle / "engines").rename(tmp_path / "engines")
         (bundle / "engines").symlink_to(tmp_path / "engines")
@@ -113,6 +120,13 @@ class TestOpen:
             "c:x",
             ".hidden",
             "MODEL.onnx",
+            "Engines/other",
+            "engines",
+            "model.onnx/more",
+            "SHA256SUMS",
+            "sha256sums.sig",
+            "nul.txt",
+            "dot.",
         ],
     )
     def test_a_name_that_could_mean_another_place_is_refused(self, bundle: Path, name: str) -> None:
@@ -142,12 +156,12 @@ class TestOpen:
             Bundle.open(bundle)
 
     def test_a_list_without_end_is_refused(self, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(segkit_runtime.bundle, "MAX_TEXT_BYTES", 100)
+        monkeypatch.setattr(segkit_runtime.checks, "MAX_TEXT_BYTES", 100)
         with pytest.raises(BundleError, match=r"expected at most .* MiB in .*SHA256SUMS"):
             Bundle.open(bundle)
 
     def test_more_bytes_than_a_bundle_has_are_refused(self, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(segkit_runtime.bundle, "MAX_BUNDLE_BYTES", 1000)
+        monkeypatch.setattr(segkit_runtime.checks, "MAX_BUNDLE_BYTES", 1000)
         with pytest.raises(BundleError, match="expected at most 0 GiB"):
             Bundle.open(bundle)
 
@@ -180,10 +194,10 @@ class TestOpen:
 
 
 class TestSchema:
-    @pytest.mark.parametrize("version", [0, 1, 3, "2", None])
+    @pytest.mark.parametrize("version", [0, 2, 4, "3", None])
     def test_another_version_is_refused_before_anything_else(self, bundle: Path, version: object) -> None:
         alter_manifest(bundle, lambda m: m.update(schema_version=version, unheard_of=1))
-        with pytest.raises(BundleError, match=r"expected a manifest of schema 2, found .*; upgrade segkit3d"):
+        with pytest.raises(BundleError, match=r"expected a manifest of schema 3, found .*; upgrade segkit3d"):
             Bundle.open(bundle)
 
     @pytest.mark.parametrize(
@@ -333,59 +347,19 @@ class TestWrite:
         assert list(tmp_path.iterdir()) == []
 
     def test_an_engine_that_is_not_there_is_not_written(
-        self, tmp_path: Path, content: dict, make_manifest: Callable
+        self, tmp_path: Path, content: dict, make_manifest: Callable, make_engine: Callable
     ) -> None:
-        engine = make_engine("engines/gone.engine")
+        engine = make_engine(file="engines/gone.engine")
         with pytest.raises(BundleError, match=r"expected the engine 'engines/gone\.engine'"):
             write_bundle(tmp_path / "new.segkit", make_manifest(content["model.onnx"], engines=[engine]), content)
         assert list(tmp_path.iterdir()) == []
 
-
-class TestCard:
-    def test_it_tells_what_a_reader_must_know(self, bundle: Path) -> None:
-        card = (bundle / "card.md").read_text()
-        for text in (
-            "Research only. Not a medical device.",
-            "Modalities, in order: T1, T2",
-            "| 2 | 250 | white matter |",
-            "Trained on: made up",
-            "| grey matter | 90.00 |",
-            "| onnxruntime 1.32.0 | cpu, fp32 | 1.0e-06 of 30 | 100.0000 | 100.0000 | 1,000 | yes |",
-            "Parameters: 165",
-            "torch 2.13.0",
-        ):
-            assert text in card
-
-    def test_it_says_untrained_and_unproven_loudly(self, make_bundle: Callable, make_proof: Callable) -> None:
-        bundle = make_bundle(weights={"trained": False}, proofs=[make_proof("openvino", proven=False)])
-        card = (bundle / "card.md").read_text()
-        assert "**Untrained**" in card
-        assert "| **no** |" in card
-
-    def test_it_tells_which_engines_have_not_run(self, make_bundle: Callable) -> None:
-        card = (make_bundle(engines=[make_engine("engines/toy.engine")]) / "card.md").read_text()
-        assert "| engines/toy.engine | tensorrt_rtx 1.7 | fp16 | SM86, SM89 | 96 | 174 | built, not run |" in card
-        assert "have not been held against the network on a GPU" in card
-
-    def test_names_cannot_break_its_tables(self, make_bundle: Callable) -> None:
-        labels = [{"code": 0, "name": "a|b"}, {"code": 1, "name": "<script>"}]
-        assert "| 0 | 0 | a\\|b |\n| 1 | 1 | &lt;script> |" in (make_bundle(labels=labels) / "card.md").read_text()
-
-
-def make_engine(file: str) -> CompiledEngine:
-    return CompiledEngine(
-        file=file,
-        runtime="tensorrt_rtx",
-        version="1.7",
-        precision="fp16",
-        targets=["SM86", "SM89"],
-        flags=[],
-        onnx_sha256="0" * 64,
-        build_seconds=1.0,
-        activation_bytes=96 * 2**20,
-        weight_bytes=174 * 2**20,
-        status="built, not run",
-    )
+    def test_a_self_check_that_is_not_there_is_not_written(
+        self, tmp_path: Path, content: dict, make_manifest: Callable
+    ) -> None:
+        manifest = make_manifest(content["model.onnx"], selfcheck={"image": "model.onnx", "labels": "gone.npy"})
+        with pytest.raises(BundleError, match=r"expected 'gone\.npy' of the self-check"):
+            write_bundle(tmp_path / "new.segkit", manifest, content)
 
 
 def test_a_bundle_can_be_copied_elsewhere(bundle: Path, tmp_path: Path) -> None:

@@ -5,18 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import nibabel as nib
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 import segkit_runtime.cli
 import segkit_runtime.segmenter
 from segkit.cli import main
 from segkit.errors import BundleError, MissingExtra, OutputExists, SegkitError, UsageError
 from segkit_runtime.cli import segment
+from segkit_runtime.engines import ENGINES
+from segkit_runtime.manifest import Precision
 
 Head = dict[str, Path]
 
@@ -103,6 +107,45 @@ class TestDone:
         assert "warning: the weights are untrained" in result.stderr
         assert json.loads(result.stdout)["warnings"]
 
+    def test_precision_device_and_threads_reach_the_runtime(self, call: Callable) -> None:
+        options = ["--runtime", "onnxruntime", "--precision", "fp32", "--device", "cpu", "--threads", 1]
+        result = call(*options, "--no-selfcheck", "--json")
+        report = json.loads(result.stdout)
+        assert [report[name] for name in ("runtime", "precision", "device")] == ["onnxruntime", "fp32", "cpu"]
+        assert report["selfcheck"] == "not run"
+
+    @pytest.mark.parametrize(
+        ("given", "reaches"), [((), "auto"), (("--selfcheck",), True), (("--no-selfcheck",), False)]
+    )
+    def test_every_option_reaches_load(
+        self, call: Callable, monkeypatch: pytest.MonkeyPatch, given: tuple[str, ...], reaches: bool | str
+    ) -> None:
+        got: dict[str, Any] = {}
+
+        def load(bundle: Path, runtime: str, **options: Any) -> None:
+            got.update(options, runtime=runtime)
+            raise UsageError("expected no more")
+
+        monkeypatch.setattr(segkit_runtime.segmenter, "load", load)
+        keys = ["--trusted-key", "a.pem", "--trusted-key", "b.pem"]
+        with pytest.raises(UsageError, match="expected no more"):
+            call("--runtime", "tensorrt", "--precision", "bf16", "--device", "cuda:1", "--threads", 3, *keys, *given)
+        assert got == {
+            "runtime": "tensorrt",
+            "precision": "bf16",
+            "device": "cuda:1",
+            "threads": 3,
+            "allow_untrained": False,
+            "trusted_keys": (Path("a.pem"), Path("b.pem")),
+            "selfcheck": reaches,
+        }
+
+    def test_it_offers_what_the_runtime_has(self) -> None:
+        """The names are written out in the command, so that its help imports nothing heavy."""
+        choices = {parameter.name: getattr(parameter.type, "choices", None) for parameter in segment.params}
+        assert list(choices["runtime"]) == ["auto", *ENGINES]
+        assert list(choices["precision"]) == ["auto", *get_args(Precision)]
+
     def test_a_file_name_may_hold_an_equals_sign(self, call: Callable, head: Head, tmp_path: Path) -> None:
         odd = tmp_path / "a=b c.nii.gz"
         head["T1"].rename(odd)
@@ -162,6 +205,24 @@ class TestRefused:
     def test_no_bundle(self, call: Callable, tmp_path: Path) -> None:
         with pytest.raises(BundleError, match=r"expected a bundle.* found nothing"):
             call(source=tmp_path / "nothing.segkit")
+
+    def test_what_is_not_proven(self, call: Callable, out: Path) -> None:
+        with pytest.raises(UsageError, match=r"expected a way to run that is proven .* got bf16; proven: openvino on"):
+            call("--precision", "bf16")
+        with pytest.raises(UsageError, match="got cuda:0; proven: openvino on cpu in fp32; onnxruntime on cpu in"):
+            call("--device", "cuda:0")
+        assert not out.parent.exists()
+
+    def test_a_self_check_that_is_not_there(self, call: Callable) -> None:
+        with pytest.raises(UsageError, match="expected a self-check in the bundle 'threshold', it has none"):
+            call("--selfcheck")
+
+    def test_a_bundle_that_no_trusted_key_has_signed(self, call: Callable, out: Path, tmp_path: Path) -> None:
+        key = Ed25519PrivateKey.from_private_bytes(bytes(range(32))).public_key()
+        (tmp_path / "key.pem").write_bytes(key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+        with pytest.raises(BundleError, match=r"expected .*sign"):
+            call("--trusted-key", tmp_path / "key.pem")
+        assert not out.parent.exists()
 
     def test_a_bad_image_leaves_no_output(self, call: Callable, head: Head, out: Path) -> None:
         head["T2"].write_bytes(head["T2"].read_bytes()[:-9])

@@ -16,10 +16,10 @@ import pytest
 from onnx import TensorProto, helper
 
 from segkit.errors import BundleError, MissingExtra, SegkitError, UnknownName, UsageError
-from segkit_runtime.engines import ENGINES, missing_runtimes, open_engine
+from segkit_runtime.engines import ENGINES, ONNX_RUNTIMES, missing_runtimes, open_engine
 from segkit_runtime.engines.onnx_bytes import require_self_contained
 
-RUNTIMES = sorted(ENGINES)
+RUNTIMES = sorted(ONNX_RUNTIMES)
 
 
 @pytest.fixture
@@ -136,43 +136,27 @@ class TestRefuse:
             open_engine(runtime, (tmp_path / "model.onnx").read_bytes())
 
 
-def test_openvino_refuses_to_compute_in_another_precision(make_onnx: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-    import openvino
-
-    class InBf16:
-        def __init__(self, network: object) -> None:
-            self.network = network
-
-        def get_property(self, name: str) -> openvino.Type:
-            return openvino.Type.bf16
-
-    real = openvino.Core.compile_model
-    monkeypatch.setattr(openvino.Core, "compile_model", lambda *arguments: InBf16(real(*arguments)))
-    with pytest.raises(SegkitError, match="expected OpenVINO to compute in fp32, it computes in bf16"):
-        open_engine("openvino", make_onnx())
-
-
-def test_onnxruntime_refuses_to_run_elsewhere(make_onnx: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-    import onnxruntime
-
-    monkeypatch.setattr(onnxruntime.InferenceSession, "get_providers", lambda self: ["DmlExecutionProvider"])
-    with pytest.raises(SegkitError, match="expected onnxruntime on CPUExecutionProvider, it runs on Dml"):
-        open_engine("onnxruntime", make_onnx())
-
-
 def test_an_unknown_runtime_names_the_nearest(make_onnx: Callable) -> None:
     with pytest.raises(UnknownName, match="no runtime 'onxruntime'; did you mean 'onnxruntime'"):
         open_engine("onxruntime", make_onnx())
 
 
-def test_all_runtimes_are_available_where_the_tests_run() -> None:
-    assert missing_runtimes() == {}
+@pytest.mark.parametrize("device", ["gpu", "cuda", "cuda:", "cuda:x", "cpu:0", ""])
+def test_what_is_no_device_is_refused(make_onnx: Callable, device: str) -> None:
+    with pytest.raises(UsageError, match=rf"expected the device cpu, cuda:0, cuda:1 \.\.\., got '{device}'"):
+        open_engine("onnxruntime", make_onnx(), device=device)
+
+
+def test_the_runtimes_of_onnx_files_are_available_where_the_tests_run() -> None:
+    assert not missing_runtimes().keys() & set(ONNX_RUNTIMES)
 
 
 def test_every_extra_that_an_error_names_exists() -> None:
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
     for kind in ENGINES.values():
-        assert any(need.startswith(kind.module) for need in project["optional-dependencies"][kind.extra])
+        needs = [need.replace("-", "_") for need in project["optional-dependencies"][kind.extra]]
+        assert any(need.startswith(kind.module) for need in needs)
+    assert any(need.startswith("onnxruntime-gpu") for need in project["optional-dependencies"]["gpu"])
 
 
 class TestSelfContained:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 import segkit_runtime.result
 import segkit_runtime.segmenter
 from segkit.errors import OutputExists, UsageError
 from segkit_runtime import Result, load
+from segkit_runtime.packing import sign_bundle
 
 Head = dict[str, Path]
 
@@ -127,12 +131,20 @@ class TestSave:
 class TestReport:
     def test_it_says_how_the_labels_came_about(self, result: Result, tmp_path: Path, bundle: Path) -> None:
         report = json.loads(result.save(tmp_path / "seg.nii.gz").read_text())
-        assert report["schema"] == 1
+        assert report["schema"] == 2
         assert report["bundle"] == {
             "name": "threshold",
             "id": hashlib.sha256((bundle / "manifest.json").read_bytes()).hexdigest(),
             "trained": True,
+            "signed_by": None,
+            "signature_trusted": False,
         }
+        assert report["model"] == {
+            "file": "model.onnx",
+            "sha256": hashlib.sha256((bundle / "model.onnx").read_bytes()).hexdigest(),
+        }
+        assert report["version"] == version("openvino")
+        assert report["selfcheck"] == "not run"
         assert report["intended_use"] == "Research only. Not a medical device."
         assert (report["runtime"], report["device"], report["precision"]) == ("openvino", "cpu", "fp32")
         assert report["shape"] == [14, 17, 12]
@@ -148,6 +160,27 @@ class TestReport:
         assert report["affine"] == saved.affine.tolist()
         voxels = np.asarray(saved.dataobj).tobytes(order="F")
         assert report["voxels_sha256"] == hashlib.sha256(voxels).hexdigest()
+
+    def test_its_fields_are_those_of_its_schema(self, result: Result) -> None:
+        """A change here is a new REPORT_SCHEMA."""
+        fields = "schema bundle intended_use runtime version device precision model selfcheck shape spacing_mm"
+        fields += " orientation affine labels volumes_ml voxels_sha256 tiles timings_s peak_mib warnings"
+        assert list(result.report()) == fields.split()
+        assert segkit_runtime.result.REPORT_SCHEMA == 2
+
+    def test_it_says_who_signed_the_bundle_and_whether_that_was_checked(
+        self, bundle: Path, head: Head, tmp_path: Path
+    ) -> None:
+        key = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+        private, public = tmp_path / "private.pem", tmp_path / "public.pem"
+        private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        public.write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+        signer = sign_bundle(bundle, private).signed_by
+        for keys, trusted in (([], False), ([public], True)):
+            with load(bundle, trusted_keys=keys) as segmenter:
+                report = segmenter.segment(head).report()
+            assert report["bundle"]["signed_by"] == signer
+            assert report["bundle"]["signature_trusted"] is trusted
 
     def test_it_names_no_file(self, result: Result, tmp_path: Path) -> None:
         """A file name may be a patient's name."""

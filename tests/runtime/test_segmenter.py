@@ -13,11 +13,12 @@ import pytest
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
 import segkit_runtime
-from segkit.errors import BundleError, DataError, MissingExtra, SegkitError, UnknownName, UsageError, VolumeError
+from segkit.errors import BundleError, DataError, SegkitError, UsageError, VolumeError
 from segkit_runtime import Segmenter, load
 from segkit_runtime.manifest import Inference
 
 Head = dict[str, Path]
+MASK = {"normalisation": "none", "background": "mask"}
 ONE_PATCH = Inference(patch=(16, 20, 16), overlap=0, blending="constant")
 GRID_FIELDS = ("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z")
 
@@ -116,10 +117,23 @@ class TestLabels:
 
     def test_intensities_are_normalised_as_the_manifest_says(self, make_bundle: Callable, head: Head) -> None:
         """After a z-score nothing reaches the network's threshold of 10.5."""
-        with load(make_bundle(preprocessing={"normalisation": "zscore-nonzero"})) as segmenter:
+        with load(make_bundle(preprocessing={"normalisation": "zscore-nonzero", "background": "zero"})) as segmenter:
             result = segmenter.segment(head)
         assert not result.labels.data.any()
         assert "nothing but background was found" in result.warnings
+
+    @pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
+    def test_a_network_gets_the_mask_as_its_last_channel(
+        self, make_bundle: Callable, make_onnx: Callable, head: Head, head_arrays: dict, runtime: str
+    ) -> None:
+        model = make_onnx(channels=3, last=20)
+        with load(make_bundle(model=model, preprocessing=MASK, inference=ONE_PATCH), runtime) as segmenter:
+            result = segmenter.segment(head)
+        mask = np.logical_or.reduce([data != 0 for data in head_arrays.values()])
+        right = np.concatenate([mask[1:], mask[-1:]])
+        scores = [np.full(mask.shape, 10.5), head_arrays["T1"], 20 * right]
+        np.testing.assert_array_equal(result.indices.data, np.where(mask, np.argmax(scores, axis=0), 0))
+        assert np.unique(result.indices.data).tolist() == [0, 1, 2]
 
     def test_the_order_in_which_images_are_named_does_not_matter(self, segmenter: Segmenter, head: Head) -> None:
         swapped = segmenter.segment({"T2": str(head["T2"]), "T1": str(head["T1"])})
@@ -217,69 +231,6 @@ class TestBadImages:
 
 
 class TestLoad:
-    def test_auto_takes_the_fastest_that_is_proven_and_installed(
-        self, make_bundle: Callable, make_proof: Callable, without_module: Callable
-    ) -> None:
-        both = make_bundle("both.segkit")
-        one = make_bundle("one.segkit", proofs=[make_proof("openvino", proven=False), make_proof("onnxruntime")])
-        with load(both) as first, load(one) as second:
-            assert (first.engine.runtime, second.engine.runtime) == ("openvino", "onnxruntime")
-        without_module("openvino")
-        with load(both) as third:
-            assert third.engine.runtime == "onnxruntime"
-
-    def test_auto_without_any_proven_runtime_installed(self, bundle: Path, without_module: Callable) -> None:
-        without_module("openvino")
-        without_module("onnxruntime")
-        said = r"proven for the bundle .* found none; run: pip install openvino \(or: pip install onnxruntime\)"
-        with pytest.raises(UsageError, match=said):
-            load(bundle)
-
-    def test_a_runtime_that_was_asked_for_is_never_replaced(self, bundle: Path, without_module: Callable) -> None:
-        without_module("openvino")
-        with pytest.raises(MissingExtra, match="the runtime 'openvino' needs the module 'openvino'"):
-            load(bundle, "openvino")
-
-    @pytest.mark.parametrize("proven", [False, None])
-    def test_a_runtime_that_is_not_proven(
-        self, make_bundle: Callable, make_proof: Callable, proven: bool | None
-    ) -> None:
-        proofs = [make_proof("onnxruntime")]
-        if proven is not None:
-            proofs.append(make_proof("openvino", proven=proven))
-        with pytest.raises(
-            UsageError, match=r"expected a runtime that is proven .* got 'openvino'; proven: onnxruntime"
-        ):
-            load(make_bundle(proofs=proofs), "openvino")
-
-    def test_a_bundle_without_any_proof(self, make_bundle: Callable) -> None:
-        with pytest.raises(BundleError, match="expected a proof for openvino or onnxruntime"):
-            load(make_bundle(proofs=[]))
-
-    @pytest.mark.parametrize("change", [{"precision": "bf16"}, {"device": "cuda:0"}])
-    def test_a_proof_of_another_precision_or_device_is_none(
-        self, make_bundle: Callable, make_proof: Callable, change: dict
-    ) -> None:
-        bundle = make_bundle(proofs=[make_proof("openvino", **change)])
-        with pytest.raises(SegkitError, match="expected openvino as it was proven, it would run on cpu in fp32"):
-            load(bundle)
-
-    def test_a_proof_counts_only_where_it_holds(self, make_bundle: Callable, make_proof: Callable) -> None:
-        bundle = make_bundle(proofs=[make_proof("openvino", precision="bf16"), make_proof("openvino", proven=False)])
-        with pytest.raises(SegkitError, match="expected openvino as it was proven, it would run on cpu in fp32"):
-            load(bundle)
-
-    def test_another_version_than_the_proven_one_is_told(
-        self, make_bundle: Callable, make_proof: Callable, head: Head
-    ) -> None:
-        with load(make_bundle(proofs=[make_proof("openvino", version="2025.4.0")])) as segmenter:
-            (warning,) = segmenter.segment(head).warnings
-        assert warning.startswith("proven with openvino 2025.4.0, run with 2026.")
-
-    def test_an_unknown_runtime(self, bundle: Path) -> None:
-        with pytest.raises(UnknownName, match="no runtime 'tensorrt'; known: onnxruntime, openvino"):
-            load(bundle, "tensorrt")
-
     def test_untrained_weights_are_refused_unless_forced(self, make_bundle: Callable, head: Head) -> None:
         bundle = make_bundle(weights={"trained": False})
         with pytest.raises(BundleError, match=r"expected trained weights .*--allow-untrained"):
@@ -295,16 +246,20 @@ class TestLoad:
         with pytest.raises(BundleError, match=r"expected 'model\.onnx' with SHA-256"):
             load(bundle)
 
-    def test_a_model_for_another_number_of_modalities(self, make_bundle: Callable, make_onnx: Callable) -> None:
-        with pytest.raises(BundleError, match=r"expected a model for 2 modalities, model\.onnx takes 3"):
-            load(make_bundle(model=make_onnx(channels=3)))
+    @pytest.mark.parametrize(("background", "channels", "takes"), [("zero", 2, 3), ("mask", 3, 2)])
+    def test_a_model_for_another_number_of_channels(
+        self, make_bundle: Callable, make_onnx: Callable, background: str, channels: int, takes: int
+    ) -> None:
+        bundle = make_bundle(model=make_onnx(channels=takes), preprocessing={"background": background})
+        with pytest.raises(BundleError, match=rf"expected a model for {channels} channels, .* takes {takes}"):
+            load(bundle)
 
     def test_a_model_for_another_number_of_classes(
         self, make_bundle: Callable, make_onnx: Callable, head: Head
     ) -> None:
         with (
             load(make_bundle(model=make_onnx(classes=4))) as segmenter,
-            pytest.raises(BundleError, match=r"expected logits of shape \(1, 3, 8, 8, 8\), model\.onnx gives \(1, 4"),
+            pytest.raises(BundleError, match=r"expected logits of shape \(1, 3, 8, 8, 8\), openvino gives \(1, 4"),
         ):
             segmenter.segment(head)
 

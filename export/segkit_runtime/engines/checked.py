@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit.errors import BundleError, DataError, SegkitError
-from segkit_runtime.bundle import MODEL
 from segkit_runtime.engines import RuntimeEngine, first_line
 
 
@@ -18,11 +17,10 @@ class CheckedEngine:
         classes: number of classes that its logits must have.
     """
 
-    batch = 1
-
     def __init__(self, engine: RuntimeEngine, classes: int) -> None:
         self.runtime, self.version = engine.runtime, engine.version
         self.device, self.precision = engine.device, engine.precision
+        self.batch = engine.batch
         self._engine = engine
         self._classes = classes
 
@@ -44,7 +42,8 @@ class CheckedEngine:
         expected = (patches.shape[0], self._classes, *patches.shape[2:])
         if logits.shape != expected:
             raise BundleError(
-                f"expected logits of shape {expected}, {MODEL} gives {logits.shape}", hint="export the bundle again"
+                f"expected logits of shape {expected}, {self.runtime} gives {logits.shape}",
+                hint="export the bundle again",
             )
         if not np.isfinite(logits).all():
             raise DataError(
