@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,13 +21,19 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from segkit_export.exporter import Exported
+    from segkit_export.onnx_export import Dynamic
     from segkit_export.source import BareOptions
+    from segkit_runtime.manifest import Proof
 
 _EPILOG = """\b
 Examples:
   segkit export run --trt                      a trained network, with a TensorRT engine
   segkit export run --openvino --verify DATA   OpenVINO must be proven too, on another copy of the data
   segkit export vnet --trt                     the bare architecture, marked untrained
+  segkit export run --trt --precision fp16 --mend
+                                               half precision, proven; parts that need fp32 keep it
+  segkit export run --precision auto           on each runtime the fastest precision that is proven
+  segkit export vnet --plan                    the memory that training and inference need
   segkit export unet3d --modality T1 --modality T2 --classes 4 --patch 64,64,64
 
 Exit codes: 2 a request or input that cannot be met, 3 an export that does not segment as its network does.
@@ -37,6 +44,39 @@ Exit codes: 2 a request or input that cannot be met, 3 an export that does not s
 @click.argument("source", metavar="RUN|MODEL")
 @click.option("--onnx", is_flag=True, help="Write ONNX; on by default, since every bundle holds it.")
 @click.option("--trt", is_flag=True, help="Build a TensorRT for RTX engine (Ampere and newer); needs no GPU.")
+@click.option(
+    "--precision",
+    default="fp32",
+    show_default=True,
+    metavar="P[,P]",
+    help="fp32, tf32 (TensorRT only), fp16, bf16, int8, by comma; or auto, the fastest that is proven on each runtime.",
+)
+@click.option("--mend", is_flag=True, help="Keep in fp32 the modules that carry too much error, and prove again.")
+@click.option(
+    "--least-agreement",
+    type=click.FloatRange(0, 1),
+    help="Share of voxels with torch's label.  [default: by precision]",
+)
+@click.option(
+    "--most-dice-difference", type=click.FloatRange(0, 1), help="Change of a class's Dice.  [default: by precision]"
+)
+@click.option(
+    "--dynamic",
+    type=click.Choice(["none", "batch", "size"]),
+    default="none",
+    show_default=True,
+    help="What of its input's shape the file leaves open: nothing, the batch, or batch and size.",
+)
+@click.option("--target", "targets", multiple=True, metavar="SM", help="TensorRT: a GPU, such as sm86; repeated.")
+@click.option("--max-batch", type=click.IntRange(1), help="TensorRT: largest batch, with --dynamic.  [default: 1]")
+@click.option("--workspace", metavar="SIZE", help="TensorRT: most scratch memory of a kernel, such as 1GiB.")
+@click.option(
+    "--trt-module",
+    type=click.Choice(["tensorrt_rtx", "tensorrt"]),
+    default="tensorrt_rtx",
+    show_default=True,
+    help="What builds engines; classic tensorrt needs the GPU that they are for.",
+)
 @click.option("--openvino", is_flag=True, help="Fail unless OpenVINO is proven; it is compared wherever installed.")
 @click.option(
     "--out", type=click.Path(path_type=Path), help="The bundle.  [default: RUN/MODEL.segkit, or MODEL.segkit]"
@@ -61,6 +101,11 @@ Exit codes: 2 a request or input that cannot be met, 3 an export that does not s
 )
 @click.option("--classes", type=click.IntRange(2, 255), help="Bare model: classes, background included.  [default: 4]")
 @click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="Bare model: an option of the network.")
+@click.option("--triton", type=click.Path(path_type=Path), metavar="DIR", help="Write a Triton model repository, too.")
+@click.option("--plan", is_flag=True, help="Tell what memory training and inference need, and write nothing.")
+@click.option(
+    "--budget", metavar="SIZE", help="With --plan: for the largest patch and batch that train in it, such as 4GiB."
+)
 @json_option
 @click.pass_obj
 def export(
@@ -68,6 +113,15 @@ def export(
     source: str,
     onnx: bool,
     trt: bool,
+    precision: str,
+    mend: bool,
+    least_agreement: float | None,
+    most_dice_difference: float | None,
+    dynamic: Dynamic,
+    targets: tuple[str, ...],
+    max_batch: int | None,
+    workspace: str | None,
+    trt_module: str,
     openvino: bool,
     out: Path | None,
     overwrite: bool,
@@ -78,6 +132,9 @@ def export(
     modalities: int | None,
     classes: int | None,
     options: tuple[str, ...],
+    triton: Path | None,
+    plan: bool,
+    budget: str | None,
     as_json: bool,
 ) -> None:
     """Export a run, or a bare network, as a bundle of ONNX and engines.
@@ -85,26 +142,72 @@ def export(
     First, ONNX Runtime, and OpenVINO where it is installed, are held against torch on whole volumes; a file that does
     not segment as its network does is not written.
     """
-    from segkit_export.exporter import Request
+    from segkit_export.exporter import Request, TensorRT
     from segkit_export.exporter import export as run_export
+    from segkit_export.memory_plan import parse_size
+    from segkit_export.proving import parse_precisions
+    from segkit_export.verify import Bounds
 
+    if plan:
+        _plan(registry, source, patch, _bare(names, modalities, classes, options), budget, as_json)
+        return
+    if budget:
+        raise UsageError("expected --plan with --budget", hint="add --plan")
+    if not trt and (targets or max_batch or workspace):
+        raise UsageError("expected --trt with the options of its engines", hint="add --trt")
+    if max_batch not in (None, 1) and dynamic == "none":
+        raise UsageError(f"expected --dynamic batch with --max-batch {max_batch}", hint="add --dynamic batch")
+    builder = TensorRT(
+        module=trt_module,
+        targets=targets,
+        workspace_bytes=parse_size(workspace) if workspace else None,
+        max_batch=max_batch or 1,
+    )
     request = Request(
         name=source,
         out=out,
         patch=patch,
         bare=_bare(names, modalities, classes, options),
-        tensorrt=trt,
+        precisions=parse_precisions(precision),
+        bounds=Bounds(least_agreement, most_dice_difference),
+        mend=mend,
+        dynamic=dynamic,
+        tensorrt=builder if trt else None,
         openvino=openvino,
         data=data,
         subjects=verify_subjects,
         overwrite=overwrite,
     )
-    with _bars() as progress:
+    with step_bars() as progress:
         exported = run_export(request, registry, progress)
+    if triton is not None:
+        from segkit_export.triton import left_out, write_triton
+
+        write_triton(exported.bundle, triton, overwrite)
+        exported = dataclasses.replace(exported, warnings=(*exported.warnings, *left_out(exported.bundle)))
     if as_json:
         _print_json(exported)
     else:
         _print(exported)
+
+
+def _plan(
+    registry: Registry, name: str, patch: Size | None, bare: BareOptions, budget: str | None, as_json: bool
+) -> None:
+    from segkit_export.memory_plan import fit, parse_size
+    from segkit_export.memory_report import plan, print_plan
+    from segkit_export.source import find_target, open_source
+
+    source = open_source(find_target(name, registry), registry, patch=patch, bare=bare)
+    size, batch = source.tiling.patch, 1
+    if budget:
+        size, batch = fit(source.network, source.channels, parse_size(budget), patch=size, multiple=source.multiple)
+    with step_bars() as progress:
+        planned = plan(source.network, source.channels, size, batch, progress=progress)
+    if as_json:
+        print_json(planned.to_json())
+    else:
+        print_plan(planned)
 
 
 def _bare(names: tuple[str, ...], modalities: int | None, classes: int | None, options: tuple[str, ...]) -> BareOptions:
@@ -120,7 +223,7 @@ def _bare(names: tuple[str, ...], modalities: int | None, classes: int | None, o
 
 
 @contextmanager
-def _bars() -> Iterator[Progress]:
+def step_bars() -> Iterator[Progress]:
     """One bar per step on standard error; the one before ends when the next begins."""
     with progress_bar() as bars:
         shown: dict[str, TaskID] = {}
@@ -152,23 +255,13 @@ def _print(exported: Exported) -> None:
     manifest = exported.bundle.manifest
     print_table([{"file": name, "MiB": f"{size / 2**20:.2f}"} for name, size in _sizes(exported.bundle.folder).items()])
     click.echo()
-    rows = [
-        {
-            "runtime": f"{proof.runtime} {proof.version}",
-            "runs on": f"{proof.device}, {proof.precision}",
-            "largest logit difference": f"{proof.max_abs_logit_difference:.2g} of {proof.max_abs_logit:.2g}",
-            "same labels": f"{proof.label_agreement:.4%} of {proof.voxels:,}",
-            "least Dice": f"{proof.least_dice:.6f}",
-            "against torch": "proven" if proof.proven else "NOT PROVEN",
-        }
-        for proof in manifest.proofs
-    ]
-    print_table(rows)
+    print_proofs(manifest.proofs, "torch")
     for engine in manifest.engines:
+        state = ": no CUDA device here, so its speed and its labels are unknown" if "not run" in engine.status else ""
         click.echo(
             f"\n{engine.runtime} {engine.version}, {engine.precision}, {', '.join(engine.targets)}: "
             f"{engine.activation_bytes / 2**20:.1f} MiB activations, {engine.weight_bytes / 2**20:.1f} MiB weights\n"
-            f"{engine.status}: no CUDA device here, so its speed and its labels are unknown"
+            f"{engine.status}{state}"
         )
     for warning in exported.warnings:
         click.secho(f"warning: {warning}", fg="yellow", err=True)
@@ -179,6 +272,24 @@ def _print(exported: Exported) -> None:
     trial = "" if manifest.weights.trained else " --allow-untrained"
     click.echo(f"next:   segkit segment {exported.bundle.folder} {images} --out LABELS.nii.gz{trial}")
     click.echo(f"        segkit profile {exported.bundle.folder}")
+
+
+def print_proofs(proofs: Sequence[Proof], reference: str) -> None:
+    """Print what was held against a reference, a row each."""
+    print_table(
+        [
+            {
+                "runtime": f"{proof.runtime} {proof.version}",
+                "precision": proof.precision + (", emulated" if proof.arithmetic == "emulated" else ""),
+                "largest logit difference": f"{proof.max_abs_logit_difference:.2g} of {proof.max_abs_logit:.2g}",
+                "same labels": f"{proof.label_agreement:.4%} of {proof.voxels:,}",
+                "Dice changes by": "-" if proof.dice_difference is None else f"{proof.dice_difference:.5f}",
+                "ms a patch": f"{proof.patch_ms:.0f}" if proof.patch_ms else "-",
+                f"against {reference}": "proven" if proof.proven else "NOT PROVEN",
+            }
+            for proof in proofs
+        ]
+    )
 
 
 def _sizes(folder: Path) -> dict[str, int]:

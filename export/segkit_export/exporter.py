@@ -2,36 +2,63 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
-import importlib.util
 import os
 import platform
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 import segkit
 from segkit.cards import Size
-from segkit.errors import SegkitError, UsageError
+from segkit.errors import UsageError
 from segkit.extras import require
-from segkit_export import tensorrt_build, verify
-from segkit_export.onnx_export import OPSET, to_onnx
+from segkit.inference.torch_engine import TorchEngine
+from segkit_export import proving, tensorrt_build
+from segkit_export.engines import engine_entry
+from segkit_export.failure import Findings, explain
+from segkit_export.onnx_export import Dynamic, to_onnx
 from segkit_export.progress import Progress, silent
+from segkit_export.proving import NotProven, Proofs
 from segkit_export.source import BareOptions, Source, find_target, open_source
-from segkit_export.tensorrt_build import BuiltEngine
-from segkit_export.volumes import Head, choose_heads
+from segkit_export.tensorrt_build import EngineRequest, Shapes
+from segkit_export.variants import Variants
+from segkit_export.verify import Bounds, Reference, run_reference
+from segkit_export.volumes import calibration_patches, choose_heads
 from segkit_runtime.bundle import MODEL, Bundle, require_free_bundle, write_bundle
-from segkit_runtime.engines import missing_runtimes, open_engine
-from segkit_runtime.manifest import SCHEMA, CompiledEngine, Inference, Label, Manifest, Proof
+from segkit_runtime.cuda import why_no_device
+from segkit_runtime.manifest import SCHEMA, CompiledEngine, Inference, Label, Manifest, Precision
+from segkit_runtime.selfcheck import SELFCHECK, write_selfcheck
+from segkit_runtime.trt import RTX
 
 if TYPE_CHECKING:
     from segkit.registry import Registry
 
 _SOFTWARE = ("torch", "onnx", "onnxscript", "onnx_ir", "numpy")
+
+AUTO: tuple[Precision, ...] = ("fp32", "bf16", "fp16", "int8")
+"""What `--precision auto` tries."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorRT:
+    """How TensorRT engines are built.
+
+    Attributes:
+        module: "tensorrt_rtx", or "tensorrt" where that and a GPU are.
+        targets: compute capabilities; see `EngineRequest`.
+        workspace_bytes: the most scratch memory that a kernel may take, or None for TensorRT's own limit.
+        max_batch: the most patches at once, where the file leaves the batch open.
+    """
+
+    module: str = RTX
+    targets: tuple[str, ...] = ()
+    workspace_bytes: int | None = None
+    max_batch: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +70,11 @@ class Request:
         out: the bundle, or None for the default beside the run or in the current folder.
         patch: size (x, y, z) in voxels, or None for the run's or the card's.
         bare: what a bare model needs to know and a run says itself.
-        tensorrt: whether a TensorRT-RTX engine is built.
+        precisions: what is exported; fp32 is always in the bundle. None keeps the fastest that is proven.
+        bounds: what engines must keep to, where it is not what their precision must.
+        mend: whether modules that carry too much error are kept in fp32, and the file is held against torch again.
+        dynamic: what of the input's shape the file leaves open.
+        tensorrt: how engines are built, one in each precision, or None for none.
         openvino: whether OpenVINO must be proven; where it is installed it is compared in any case.
         data: a folder of the run's data set to compare on, or None for the run's own.
         subjects: at most so many of its subjects.
@@ -54,7 +85,11 @@ class Request:
     out: Path | None = None
     patch: Size | None = None
     bare: BareOptions | None = None
-    tensorrt: bool = False
+    precisions: tuple[Precision, ...] | None = ("fp32",)
+    bounds: Bounds = field(default_factory=Bounds)
+    mend: bool = False
+    dynamic: Dynamic = "none"
+    tensorrt: TensorRT | None = None
     openvino: bool = False
     data: Path | None = None
     subjects: int = 1
@@ -83,8 +118,8 @@ def export(request: Request, registry: Registry, progress: Progress = silent) ->
         OutputExists: there is something at the output, and `overwrite` is not set.
         MissingExtra: a package for what was asked for is not installed.
         UsageError, DataError, PluginError: see `find_target`, `open_source` and `choose_heads`.
-        ExportFailed: the network cannot be traced, or the engine cannot be built.
-        VerificationFailed: ONNX Runtime, or OpenVINO where it was asked for, does not do what torch does.
+        ExportFailed: the network cannot be traced, or an engine cannot be built.
+        VerificationFailed: a file or a runtime that was asked for does not do what torch does.
     """
     target = find_target(request.name, registry)
     out = request.out or target.default_out
@@ -94,17 +129,26 @@ def export(request: Request, registry: Registry, progress: Progress = silent) ->
     source = open_source(target, registry, patch=request.patch, bare=request.bare)
     heads = choose_heads(source, registry, request.data, request.subjects)
     progress("trace to ONNX", 0, 0)
-    onnx = to_onnx(source.network, len(source.modalities), source.tiling.patch, _metadata(source))
-    proofs, warnings = _prove(source, heads, onnx, request, progress)
-    engine = tensorrt_build.build_engine(onnx, progress) if request.tensorrt else None
+    onnx = to_onnx(
+        source.network,
+        source.channels,
+        source.tiling.patch,
+        _metadata(source),
+        dynamic=request.dynamic,
+        multiple=source.multiple,
+    )
+    torch = TorchEngine(source.network)
+    reference = run_reference(torch, heads, source.tiling, len(source.labels), progress)
+    variants = Variants(onnx, lambda: calibration_patches(source, registry, heads), progress)
+    proofs = _Prover(request, source, variants, reference, out, progress).run()
+    engines, files = _build_engines(request, source, variants, proofs, reference, progress)
     progress("write bundle", 0, 0)
-    files: dict[str, bytes | Path] = {MODEL: onnx}
-    engines: list[CompiledEngine] = []
-    if engine is not None:
-        engines.append(_entry(source.name, engine, onnx))
-        files[engines[0].file] = engine.engine
-    bundle = write_bundle(out, _manifest(source, onnx, proofs, engines), files, overwrite=request.overwrite)
-    return Exported(bundle=bundle, warnings=tuple(warnings))
+    files |= {variant.model.file: variant.onnx for variant in proofs.used.values()}
+    files |= _selfcheck(torch, reference)
+    manifest = _manifest(source, proofs, engines)
+    return Exported(
+        bundle=write_bundle(out, manifest, files, overwrite=request.overwrite), warnings=tuple(proofs.warnings)
+    )
 
 
 def _require_writable(out: Path, overwrite: bool) -> None:
@@ -116,50 +160,167 @@ def _require_writable(out: Path, overwrite: bool) -> None:
 
 
 def _require_packages(request: Request) -> None:
-    """Refuse early what would fail late for want of a package.
+    """Refuse early what would fail late.
 
     Raises:
         MissingExtra: a package is not installed.
+        UsageError: an engine is asked for in a precision that its target or its builder lacks.
     """
     for module in ("onnx", "onnxscript"):
         require(module, "export", "segkit export")
     require("onnxruntime", "onnxruntime", "the proof of an export")
-    if request.tensorrt:
-        tensorrt_build.require_module()
     if request.openvino:
         require("openvino", "openvino", "the proof of OpenVINO (--openvino)")
+    if request.tensorrt is None and "tf32" in (request.precisions or ()):
+        raise UsageError("expected --trt with the precision tf32, which only TensorRT has", hint="add --trt")
+    if request.tensorrt is not None:
+        for precision in request.precisions or ():
+            tensorrt_build.require_request(_engine_request(request.tensorrt, precision, None))
 
 
-def _prove(
-    source: Source, heads: Sequence[Head], onnx: bytes, request: Request, progress: Progress
-) -> tuple[list[Proof], list[str]]:
-    """Hold the ONNX file against torch in ONNX Runtime, and in OpenVINO where that is installed."""
-    reference = verify.run_reference(source.network, heads, source.tiling, len(source.labels), progress)
-    proofs = [_prove_one("onnxruntime", onnx, reference, progress)]
-    verify.require_proven(proofs[0])
-    warnings = []
-    if request.openvino:
-        proofs.append(_prove_one("openvino", onnx, reference, progress))
-        verify.require_proven(proofs[1])
-    elif "openvino" not in missing_runtimes():
-        # Nobody asked for it: what it cannot do is told, not raised.
-        try:
-            proofs.append(_prove_one("openvino", onnx, reference, progress))
-        except SegkitError as error:
-            warnings.append(f"openvino was not proven: {error}")
-        else:
-            if not proofs[1].proven:
-                warnings.append(f"openvino was not proven: it {verify.describe(proofs[1])}")
-    return proofs, warnings
+def _engine_request(how: TensorRT, precision: Precision, shapes: Shapes | None) -> EngineRequest:
+    return EngineRequest(
+        module=how.module,
+        precision=precision,
+        targets=how.targets,
+        workspace_bytes=how.workspace_bytes,
+        shapes=shapes,
+    )
 
 
-def _prove_one(runtime: str, onnx: bytes, reference: verify.Reference, progress: Progress) -> Proof:
-    progress(f"compare: load {runtime}", 0, 0)
-    engine = open_engine(runtime, onnx)
-    try:
-        return verify.prove(engine, reference, progress)
-    finally:
-        engine.close()
+class _Prover:
+    """Holds every file of an export against torch, and asks the doctor about what fails."""
+
+    def __init__(
+        self,
+        request: Request,
+        source: Source,
+        variants: Variants,
+        reference: Reference,
+        out: Path,
+        progress: Progress,
+    ) -> None:
+        self.request, self.source, self.variants = request, source, variants
+        self.reference, self.out, self.progress = reference, out, progress
+        self.proofs = Proofs(used={MODEL: variants.fp32})
+
+    def run(self) -> Proofs:
+        """Prove all that was asked for."""
+        auto = self.request.precisions is None
+        for precision in dict.fromkeys(("fp32", *(self.request.precisions or AUTO))):
+            self._prove(precision, auto and precision != "fp32")
+        if auto:
+            proving.keep_fastest(self.proofs, _engine_precisions(self.request, self.proofs))
+        return self.proofs
+
+    def _prove(self, precision: Precision, auto: bool) -> None:
+        attempts = proving.plan_attempts(
+            self.variants,
+            precision,
+            openvino=self.request.openvino,
+            tensorrt=self.request.tensorrt is not None,
+            auto=auto,
+        )
+        tolerance = self.request.bounds.tolerance(precision, self.source.weights.trained)
+        for attempt in attempts:
+            try:
+                proving.prove_attempts([attempt], self.reference, tolerance, self.progress, self.proofs)
+            except NotProven as error:
+                found = self._ask_doctor(error)
+                if not self._mend(error, found):
+                    raise explain(error, self.out, [label.name for label in self.source.labels], found) from error
+                proving.prove_attempts([attempt], self.reference, tolerance, self.progress, self.proofs)
+        if not auto:
+            proving.require_something(precision, self.proofs)
+
+    def _ask_doctor(self, error: NotProven) -> Findings:
+        from segkit_export.precision_doctor import find_islands, first_wrong_layer, module_order
+
+        finding, attempt = error.finding, error.attempt
+        patch, logits = self.reference.patch(finding.volume, finding.tile)
+        if attempt.precision == "fp32":
+            return first_wrong_layer(self.source.network, attempt.variant().onnx, patch, self.progress)
+        if not attempt.key:
+            return None  # the runtime lowers the file itself: nothing in the file could be kept in fp32
+        return find_islands(
+            module_order(self.variants.fp32.onnx),
+            lambda islands: proving.runnable(
+                self.variants.make(attempt.key, islands).onnx, attempt.precision, attempt.arithmetic
+            ),
+            patch,
+            logits,
+            _wanted_error(error),
+            most_runs=48 if attempt.precision != "int8" else 16,
+            progress=self.progress,
+        )
+
+    def _mend(self, error: NotProven, found: Findings) -> bool:
+        islands = getattr(found, "islands", ())
+        if not (self.request.mend and islands):
+            return False
+        self.variants.set_islands(error.attempt.key, islands)
+        self.proofs.warnings.append(
+            f"{error.attempt.precision}: kept in fp32, since they carried too much error: {', '.join(islands)}"
+        )
+        return True
+
+
+def _wanted_error(error: NotProven) -> float:
+    """The mean difference of a logit at which the proof would hold, with something to spare."""
+    proof = error.finding.proof
+    excess = [(1 - proof.label_agreement) / max(1 - proof.tolerance.least_label_agreement, 1e-9)]
+    if proof.dice_difference is not None:
+        excess.append(proof.dice_difference / max(proof.tolerance.most_dice_difference, 1e-9))
+    return 0.5 * proof.mean_abs_logit_difference / max(1.0, *excess)
+
+
+def _engine_precisions(request: Request, proofs: Proofs) -> list[Precision]:
+    """What TensorRT engines are built in: what was asked for, or else half precision if that is proven."""
+    if request.tensorrt is None:
+        return []
+    if request.precisions is not None:
+        return list(request.precisions)
+    halves: tuple[Precision, ...] = ("fp16", "bf16")
+    return [next((half for half in halves if proofs.has(half)), "fp32")]
+
+
+def _build_engines(
+    request: Request, source: Source, variants: Variants, proofs: Proofs, reference: Reference, progress: Progress
+) -> tuple[list[CompiledEngine], dict[str, bytes | Path]]:
+    engines: list[CompiledEngine] = []
+    files: dict[str, bytes | Path] = {}
+    if request.tensorrt is None:
+        return engines, files
+    shapes = None
+    if request.dynamic != "none":
+        patch = (source.channels, *source.tiling.patch)
+        shapes = ((1, *patch), (1, *patch), (request.tensorrt.max_batch, *patch))
+    for precision in _engine_precisions(request, proofs):
+        variant = proving.engine_variant(variants, precision)
+        engine = tensorrt_build.build_engine(
+            variant.onnx, progress, _engine_request(request.tensorrt, precision, shapes)
+        )
+        entry = engine_entry(source.name, engine, variant.model.file, variant.onnx)
+        if why_no_device() is None:
+            tolerance = request.bounds.tolerance(precision, source.weights.trained)
+            proof = proving.prove_engine(engine.engine, entry, reference, tolerance, progress)
+            proofs.proofs.append(proof)
+            entry = entry.model_copy(update={"status": "proven"})
+        engines.append(entry)
+        files[entry.file] = engine.engine
+        proofs.used[variant.model.file] = variant
+    return engines, files
+
+
+def _selfcheck(torch: TorchEngine, reference: Reference) -> dict[str, bytes | Path]:
+    """A patch that a runtime can be tried on: the one with most labels, and of those the first."""
+    volume, tile = reference.most_varied()
+    patch, logits = reference.patch(volume, tile)
+    image = patch.astype(np.float16).astype(np.float32)
+    if not np.array_equal(image, patch):
+        logits = torch.run(image)
+    image, labels = image[0], logits[0].argmax(axis=0)
+    return dict(write_selfcheck(image, labels))
 
 
 def _metadata(source: Source) -> dict[str, str]:
@@ -171,26 +332,9 @@ def _metadata(source: Source) -> dict[str, str]:
     }
 
 
-def _entry(name: str, engine: BuiltEngine, onnx: bytes) -> CompiledEngine:
-    stem = re.sub(r"[^A-Za-z0-9._+-]+", "_", f"{name}-{engine.module}-{'-'.join(engine.targets)}")
-    return CompiledEngine(
-        file=f"engines/{stem}.engine",
-        runtime=engine.module,
-        version=engine.version,
-        precision=tensorrt_build.PRECISION,
-        targets=list(engine.targets),
-        flags=list(engine.flags),
-        onnx_sha256=hashlib.sha256(onnx).hexdigest(),
-        build_seconds=round(engine.build_seconds, 3),
-        activation_bytes=engine.activation_bytes,
-        weight_bytes=engine.weight_bytes,
-        status="built, not run",
-    )
-
-
-def _manifest(source: Source, onnx: bytes, proofs: list[Proof], engines: list[CompiledEngine]) -> Manifest:
+def _manifest(source: Source, proofs: Proofs, engines: Sequence[CompiledEngine]) -> Manifest:
     versions = {name: importlib.metadata.version(name) for name in _SOFTWARE}
-    versions |= {proof.runtime: proof.version for proof in proofs}
+    versions |= {proof.runtime: proof.version for proof in proofs.proofs}
     versions |= {engine.runtime: engine.version for engine in engines}
     tiling = source.tiling
     return Manifest(
@@ -204,9 +348,9 @@ def _manifest(source: Source, onnx: bytes, proofs: list[Proof], engines: list[Co
         labels=[Label(code=label.code, name=label.name) for label in source.labels],
         network=source.origin,
         weights=source.weights,
-        opset=OPSET,
-        onnx_sha256=hashlib.sha256(onnx).hexdigest(),
-        proofs=proofs,
-        engines=engines,
+        models=[variant.model for variant in proofs.used.values()],
+        proofs=proofs.proofs,
+        engines=list(engines),
+        selfcheck=SELFCHECK,
         software={"python": platform.python_version(), **dict(sorted(versions.items()))},
     )

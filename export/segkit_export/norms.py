@@ -23,8 +23,7 @@ _LARGEST_KERNEL = 8
 def write_out_instance_norms(model: onnx_ir.Model) -> int:
     """Replace each InstanceNormalization of a graph, in place, by means, a root and a product.
 
-    Only volumes of static size `(B, C, X, Y, Z)` with constant scale and shift are replaced: what torch's
-    `InstanceNorm3d` becomes.
+    Only volumes `(B, C, X, Y, Z)` with constant scale and shift are replaced: what torch's `InstanceNorm3d` becomes.
 
     Returns:
         How many were replaced.
@@ -41,7 +40,7 @@ def _is_plain(node: onnx_ir.Node) -> bool:
     images, scale, shift = node.inputs
     shape = None if images is None else images.shape
     constant = all(value is not None and value.const_value is not None for value in (scale, shift))
-    return constant and shape is not None and len(shape) == 5 and all(isinstance(side, int) for side in shape)
+    return constant and shape is not None and len(shape) == 5
 
 
 class _Writer:
@@ -67,13 +66,16 @@ class _Writer:
         result.type, result.shape = old.type, old.shape
         old.replace_all_uses_with(result, replace_graph_outputs=True)
         self.graph.remove(self.node, safe=True)
+        for value in (scale, shift):
+            if not value.uses():
+                self.graph.initializers.pop(value.name, None)
 
     def _mean(self, value: Any) -> Any:
         """Mean over a volume in three steps: along z, over blocks in x and y, over the blocks.
 
         The middle step is a pooling because OpenVINO would join two reductions into one again.
         """
-        x, y = (_largest_divisor(side) for side in self.node.inputs[0].shape[2:4])
+        x, y = (_largest_divisor(_known_factor(side)) for side in self.node.inputs[0].shape[2:4])
         lines = self._add("ReduceMean", value, self._constant("z", np.array([4], np.int64)), keepdims=1)
         blocks = self._add("AveragePool", lines, kernel_shape=[x, y, 1], strides=[x, y, 1])
         return self._add("ReduceMean", blocks, self._constant("xy", np.array([2, 3], np.int64)), keepdims=1)
@@ -81,7 +83,10 @@ class _Writer:
     def _add(self, operator: str, *inputs: Any, **attributes: Any) -> Any:
         import onnx_ir as ir
 
-        node = ir.node(operator, list(inputs), attributes=attributes)
+        # Under the name of the norm that they replace: `segkit_export.precision` keeps them together by it.
+        node = ir.node(
+            operator, list(inputs), attributes=attributes, name=f"{self.node.name}/{operator}_{len(self.nodes)}"
+        )
         node.outputs[0].name = f"{self.name}_{len(self.nodes)}"
         self.nodes.append(node)
         return node.outputs[0]
@@ -97,6 +102,14 @@ class _Writer:
             value = ir.val(name, const_value=ir.tensor(array, name=name))
             self.graph.register_initializer(value)
         return self.graph.initializers[name]
+
+
+def _known_factor(side: Any) -> int:
+    """What a side is, or what it is a multiple of where it is open, as in `16*x`."""
+    if isinstance(side, int):
+        return side
+    factor = str(side).partition("*")[0]
+    return int(factor) if factor.isdecimal() else 1
 
 
 def _largest_divisor(side: int) -> int:

@@ -6,10 +6,11 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from segkit.cards import Size
 from segkit_export.errors import ExportFailed
+from segkit_export.node_names import name_nodes
 from segkit_export.norms import write_out_instance_norms
 
 if TYPE_CHECKING:
@@ -20,22 +21,36 @@ OPSET = 20
 
 INPUT, OUTPUT = "image", "logits"
 
+Dynamic = Literal["none", "batch", "size"]
+"""What of the input's shape a file leaves open: nothing, the batch, or the batch and the size of the patch."""
+
+_MOST_BATCH, _MOST_MULTIPLES = 64, 512
+
 _NOISY = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
 
 
 def to_onnx(
-    network: torch.nn.Module, in_channels: int, patch: Size, metadata: Mapping[str, str] | None = None
+    network: torch.nn.Module,
+    in_channels: int,
+    patch: Size,
+    metadata: Mapping[str, str] | None = None,
+    *,
+    dynamic: Dynamic = "none",
+    multiple: int = 1,
 ) -> bytes:
     """Trace a network and return it as one ONNX file without external data.
 
-    The shape is static: batch 1 and one patch size. Batch norms are folded into the convolutions before them, instance
-    norms are written out (see `segkit_export.norms`).
+    Unless something is left open the shape is static: batch 1 and one patch size. Batch norms are folded into the
+    convolutions before them, instance norms are written out (see `segkit_export.norms`), and nodes are named by the
+    module that they come from (see `segkit_export.node_names`).
 
     Args:
         network: in eval mode, maps (1, C, X, Y, Z) float32 to logits (1, K, X, Y, Z).
-        in_channels: number of modalities C.
+        in_channels: channels C of the input.
         patch: size (x, y, z) in voxels.
         metadata: written into the file's `metadata_props`.
+        dynamic: what of the shape stays open.
+        multiple: what each side of a patch is a multiple of, where sizes stay open.
 
     Returns:
         The file, with the input `image` and the output `logits`.
@@ -46,14 +61,14 @@ def to_onnx(
     """
     import onnx
 
-    model = _trace(network, in_channels, patch)
+    model = _trace(network, in_channels, patch, dynamic, multiple)
     _strip(model.graph)
     for function in model.functions:
         _strip(function)
     model.ClearField("doc_string")
     del model.metadata_props[:]
     onnx.helper.set_model_props(model, dict(sorted((metadata or {}).items())))
-    _require_logits(model.graph, patch)
+    _require_logits(model.graph)
     try:
         content: bytes = model.SerializeToString(deterministic=True)
         onnx.checker.check_model(content, full_check=True)
@@ -62,10 +77,11 @@ def to_onnx(
     return content
 
 
-def _trace(network: torch.nn.Module, in_channels: int, patch: Size) -> Any:
+def _trace(network: torch.nn.Module, in_channels: int, patch: Size, dynamic: Dynamic, multiple: int) -> Any:
     import torch
 
-    example = torch.zeros(1, in_channels, *patch)
+    # A batch of 1 would be taken for a number that never changes.
+    example = torch.zeros(1 if dynamic == "none" else 2, in_channels, *patch)
     with _quiet():
         try:
             program = torch.onnx.export(
@@ -76,6 +92,7 @@ def _trace(network: torch.nn.Module, in_channels: int, patch: Size) -> Any:
                 external_data=False,
                 input_names=[INPUT],
                 output_names=[OUTPUT],
+                dynamic_shapes=_dynamic_shapes(dynamic, multiple),
                 verbose=False,
             )
         except Exception as error:
@@ -85,8 +102,22 @@ def _trace(network: torch.nn.Module, in_channels: int, patch: Size) -> Any:
                 hint="keep to operations that torch.export traces, without branches that depend on voxel values",
             ) from error
     assert program is not None  # noqa: S101 - with dynamo=True there is always a program
+    name_nodes(program.model)
     write_out_instance_norms(program.model)
     return program.model_proto
+
+
+def _dynamic_shapes(dynamic: Dynamic, multiple: int) -> Any:
+    from torch.export import Dim
+
+    if dynamic == "none":
+        return None
+    shapes: dict[int, Any] = {0: Dim("batch", min=1, max=_MOST_BATCH)}
+    if dynamic == "size":
+        for axis, name in enumerate("xyz", start=2):
+            side = Dim(name, min=2, max=_MOST_MULTIPLES)
+            shapes[axis] = multiple * side if multiple > 1 else side
+    return (shapes,)
 
 
 @contextmanager
@@ -120,16 +151,25 @@ def _strip(graph: Any) -> None:
                 _strip(inner)
 
 
-def _require_logits(graph: Any, patch: Size) -> None:
+def _require_logits(graph: Any) -> None:
     """Refuse a network that does not keep to the contract of a model."""
-    shapes = [[dimension.dim_value for dimension in out.type.tensor_type.shape.dim] for out in graph.output]
-    if len(shapes) != 1 or len(shapes[0]) != 5 or shapes[0][0] != 1 or tuple(shapes[0][2:]) != patch:
-        wanted = ", ".join(map(str, patch))
-        found = " and ".join(str(tuple(shape)) for shape in shapes) or "nothing"
+    (batch, _, *sides), *_ = _shapes(graph.input)
+    shapes = _shapes(graph.output)
+    if len(shapes) != 1 or len(shapes[0]) != 5 or [shapes[0][0], *shapes[0][2:]] != [batch, *sides]:
+        wanted = ", ".join([batch, "classes", *sides])
+        found = " and ".join(f"({', '.join(shape)})" for shape in shapes) or "nothing"
         raise ExportFailed(
-            f"expected one output of shape (1, classes, {wanted}), the network gives {found}",
+            f"expected one output of shape ({wanted}), the network gives {found}",
             hint="a model returns logits of the size of its input and nothing else",
         )
+
+
+def _shapes(values: Any) -> list[list[str]]:
+    """Dimensions of inputs or outputs, numbers or names."""
+    return [
+        [dimension.dim_param or str(dimension.dim_value) for dimension in value.type.tensor_type.shape.dim]
+        for value in values
+    ]
 
 
 def _reason(error: BaseException) -> str:

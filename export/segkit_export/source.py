@@ -55,8 +55,9 @@ class Source:
     Attributes:
         name: public name of the model.
         network: in eval mode, on the CPU.
-        modalities: names of the input channels, in order.
+        modalities: their names, in channel order.
         labels: the classes, in the order of the output channels.
+        multiple: what each side of a patch is a multiple of.
         tiling: how whole volumes are cut and put together.
         preprocessing: of the modalities of a volume.
         spacing: voxel sizes it was trained for, or None for random weights.
@@ -69,12 +70,18 @@ class Source:
     network: torch.nn.Module
     modalities: tuple[str, ...]
     labels: tuple[Label, ...]
+    multiple: int
     tiling: Tiling
     preprocessing: Preprocessing
     spacing: Spacing | None
     origin: Network
     weights: Weights
     run: Run | None
+
+    @property
+    def channels(self) -> int:
+        """Channels of the network's input."""
+        return self.preprocessing.channels(len(self.modalities))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,16 +149,18 @@ def open_source(
 def _from_run(run: Run, entry: Entry, card: ModelCard, registry: Registry, patch: Size) -> Source:
     config = run.config
     network = run.build_network(registry)
-    require_multiple(patch, getattr(network, "multiple", card.multiple), card.name)
+    multiple = getattr(network, "multiple", card.multiple)
+    require_multiple(patch, multiple, card.name)
     return Source(
         name=card.name,
         network=network,
         modalities=config.modalities,
         labels=config.labels,
+        multiple=multiple,
         tiling=Tiling(patch, config.overlap),
         preprocessing=config.preprocessing,
         spacing=Spacing(least_mm=config.least_spacing_mm, most_mm=config.most_spacing_mm),
-        origin=_describe(entry, network, {**card.options, **config.options}, len(config.modalities), patch),
+        origin=_describe(entry, network, {**card.options, **config.options}, config.channels, patch),
         weights=Weights(
             trained=True,
             dataset=config.dataset,
@@ -174,7 +183,8 @@ def _from_card(entry: Entry, card: ModelCard, registry: Registry, patch: Size, b
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         network = registry.build_model(entry.qualified, len(modalities), classes, bare.options).eval()
-    require_multiple(patch, getattr(network, "multiple", card.multiple), card.name)
+    multiple = getattr(network, "multiple", card.multiple)
+    require_multiple(patch, multiple, card.name)
     return Source(
         name=card.name,
         network=network,
@@ -183,8 +193,9 @@ def _from_card(entry: Entry, card: ModelCard, registry: Registry, patch: Size, b
             Label(code=0, name="background"),
             *(Label(code=code, name=f"class {code}") for code in range(1, classes)),
         ),
+        multiple=multiple,
         tiling=Tiling(patch),
-        preprocessing=Preprocessing(),
+        preprocessing=Preprocessing(background="zero"),  # of a mask a bare architecture knows nothing
         spacing=None,
         origin=_describe(entry, network, {**card.options, **(bare.options or {})}, len(modalities), patch),
         weights=Weights(trained=False),

@@ -1,28 +1,57 @@
 """From ONNX bytes to a TensorRT engine, on a machine that need not have a GPU.
 
 TensorRT for RTX (module `tensorrt_rtx`) builds on the CPU, and its engine is compiled for the GPU on first use there.
-Classic `tensorrt` has the same Python names but for the compute capabilities, so one adapter takes the module's name.
+Classic `tensorrt` builds on the GPU it is for. Their names are the same but for a few, which are looked for with
+hasattr; tests/export/tensorrt_surfaces holds the names of each.
 """
 
 from __future__ import annotations
 
-import importlib
 import re
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from segkit.extras import require
+from segkit.errors import SegkitError, UsageError
 from segkit_export.errors import ExportFailed
 from segkit_export.progress import Progress, silent
+from segkit_export.tensorrt_parser import describe, input_shape, parse, require_precision, unsupported_nodes
+from segkit_export.tensorrt_targets import classic_targets, rtx_targets
+from segkit_runtime.cuda import device_capability
+from segkit_runtime.manifest import CompiledEngine, Precision
+from segkit_runtime.trt import CLASSIC, EXTRAS, PORTABLE, RTX, complaint, is_malformed, load_module, make_log
 
-RTX = "tensorrt_rtx"
-PRECISION = "fp32"
+Shape = tuple[int, ...]
+Shapes = tuple[Shape, Shape, Shape]
 
-_EXTRA = "trt"
 _MEMORY = re.compile(r"Total (Activation|Weights) Memory: *(\d+)")
 _STEP = "build engine"
+_PURPOSE = "a TensorRT engine (--trt)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineRequest:
+    """What engine is to be built of an ONNX file.
+
+    Attributes:
+        module: `tensorrt_rtx`, or `tensorrt` where that and a GPU are.
+        precision: what the ONNX file computes in; "tf32" is an fp32 file whose products TensorRT may round to TF32.
+        targets: compute capabilities such as "sm86"; none means one portable engine for Ampere and newer, or
+            for classic TensorRT the GPU of this machine.
+        workspace_bytes: the most scratch memory that a kernel may take, or None for TensorRT's own limit.
+        shapes: least, best and largest input (B, C, X, Y, Z), where the file leaves dimensions open, else None. The
+            engine's activation memory is that of the largest.
+        hardware_compatible: classic TensorRT: whether the engine runs on every GPU since Ampere, at some cost of speed.
+        timing_cache: classic TensorRT: what an earlier build measured on this GPU, b"" to begin with, or None for none.
+    """
+
+    module: str = RTX
+    precision: Precision = "fp32"
+    targets: tuple[str, ...] = ()
+    workspace_bytes: int | None = None
+    shapes: Shapes | None = None
+    hardware_compatible: bool = False
+    timing_cache: bytes | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,59 +62,98 @@ class BuiltEngine:
         engine: the engine file.
         module: the module that built it and alone can load it.
         version: its version.
+        precision: what it computes in.
+        shapes: least, best and largest input (B, C, X, Y, Z).
         targets: compute capabilities it was built for; "sm80+" is Ampere and everything newer that the module knows.
-        flags: flags of the network and the builder that were set.
-        activation_bytes: device memory for activations.
+        flags: flags of the network and the builder that were set, and "WORKSPACE=bytes" where it was limited.
+        activation_bytes: device memory for activations, at the largest input.
         weight_bytes: device memory for weights.
         build_seconds: how long the build took.
+        timing_cache: for the next build, if the request brought one.
     """
 
     engine: bytes
     module: str
     version: str
+    precision: Precision
+    shapes: Shapes
     targets: tuple[str, ...]
     flags: tuple[str, ...]
     activation_bytes: int
     weight_bytes: int
     build_seconds: float
+    timing_cache: bytes | None = None
 
 
-def require_module(module: str = RTX) -> None:
-    """Refuse early where the module is not installed.
+def require_request(request: EngineRequest) -> tuple[str, ...]:
+    """Refuse what cannot be built here whatever the network is, before there is one.
 
-    Raises:
-        MissingExtra: it is not.
-    """
-    require(module, _EXTRA, "a TensorRT engine (--trt)")
-
-
-def build_engine(
-    onnx: bytes, progress: Progress = silent, *, module: str = RTX, targets: Sequence[str] = ()
-) -> BuiltEngine:
-    """Build an fp32 engine. It cannot be run here, so nothing is said about its speed or its numbers.
-
-    TF32, which TensorRT sets by default, is cleared: it rounds the factors of a product to 10 bits, and then the engine
-    would not compute in what it is called.
-
-    Args:
-        onnx: the network, with static shapes and inline weights.
-        progress: called as the build goes on; an exception that it raises (Ctrl-C among them) cancels the build.
-        module: `tensorrt_rtx`, or `tensorrt` where that and a GPU are.
-        targets: names of compute capabilities such as "SM86"; none means one portable engine for Ampere and newer.
+    Returns:
+        The targets as the manifest writes them.
 
     Raises:
         MissingExtra: the module is not installed.
-        ExportFailed: the module cannot be loaded, the ONNX has an operator that its parser refuses, or the build fails.
+        UnknownName: no such module or target.
+        UsageError: the module does not build for the target, or not in this precision; or it lacks what is asked for.
+        SegkitError: the module does not load.
     """
-    require_module(module)
-    trt = _load(module)
-    log = _logger(trt)
+    trt = load_module(request.module, _PURPOSE)
+    if request.module == RTX and (request.hardware_compatible or request.timing_cache is not None):
+        what = "hardware compatibility" if request.hardware_compatible else "a timing cache"
+        raise UsageError(
+            f"expected {what} for classic TensorRT alone, got it for {RTX}, which has none",
+            hint="leave it out: without targets, its engine runs on Ampere and everything newer",
+        )
+    if request.module == RTX:
+        return rtx_targets(trt, request.targets, request.precision)
+    capability = device_capability(extra=EXTRAS[request.module])
+    return classic_targets(trt, request.targets, capability, hardware_compatible=request.hardware_compatible)
+
+
+def rebuild_request(entry: CompiledEngine) -> EngineRequest:
+    """What to ask for, to build the engine of a manifest's entry again from the ONNX file it names."""
+    least, best, most = (tuple(shape) for shape in entry.shapes)
+    limits = [flag.partition("=")[2] for flag in entry.flags if flag.startswith("WORKSPACE=")]
+    classic = entry.runtime == CLASSIC
+    return EngineRequest(
+        module=entry.runtime,
+        precision=entry.precision,
+        targets=() if classic else tuple(entry.targets),
+        workspace_bytes=int(limits[0]) if limits else None,
+        shapes=(least, best, most),
+        hardware_compatible=classic and entry.targets == [PORTABLE],
+    )
+
+
+def build_engine(onnx: bytes, progress: Progress = silent, request: EngineRequest | None = None) -> BuiltEngine:
+    """Build an engine. With TensorRT for RTX it need not run here, so nothing is said of its speed or its numbers.
+
+    TF32, which TensorRT sets by default, is set only where it is asked for: it rounds the factors of a product to 10
+    bits, and an engine is to compute in what it is called. The same file and request give the same bytes with TensorRT
+    for RTX; classic TensorRT chooses kernels by their time, so its bytes may differ.
+
+    Args:
+        onnx: the network, with inline weights.
+        progress: called as the build goes on; an exception that it raises (Ctrl-C among them) cancels the build.
+        request: what is to be built; None means a portable engine in fp32.
+
+    Raises:
+        MissingExtra, UnknownName, UsageError, SegkitError: see `require_request`.
+        UsageError: the shapes do not suit the file, or the timing cache is another GPU's.
+        ExportFailed: the ONNX has nodes that the module cannot build, it is in another precision, or the build fails.
+    """
+    request = request or EngineRequest()
+    targets = require_request(request)
+    trt = load_module(request.module, _PURPOSE)
+    _refuse_unsupported(trt, onnx, request.module, targets)
+    log = make_log(trt)
     builder = trt.Builder(log)
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    _parse(trt, network, log, onnx)
+    network, _parser = parse(trt, builder, log, onnx)
+    require_precision(network, request.precision)
     config = builder.create_builder_config()
-    config.clear_flag(trt.BuilderFlag.TF32)
-    built_for = _set_targets(trt, config, targets)
+    shapes = _add_profile(builder, network, config, request.shapes)
+    _configure(trt, config, request, targets)
+    cache = _add_timing_cache(config, request.timing_cache)
     monitor = _monitor(trt, progress)
     config.progress_monitor = monitor
     begin = time.perf_counter()
@@ -94,102 +162,100 @@ def build_engine(
     if monitor.raised is not None:
         raise monitor.raised
     if plan is None:
-        raise ExportFailed(f"expected an engine from {module}, its builder says: {_complaint(log)}")
+        raise ExportFailed(
+            f"expected an engine from {request.module}, its builder says: {complaint(log)}",
+            hint=""
+            if request.workspace_bytes is None
+            else f"allow more than {request.workspace_bytes} bytes of workspace",
+        )
     engine = bytes(plan)
-    if is_malformed(engine, module):
-        raise ExportFailed(f"expected an engine from {module}, it calls its own {len(engine)} bytes malformed")
-    memory = _memory(log, module)
+    if is_malformed(engine, trt):
+        raise ExportFailed(f"expected an engine from {request.module}, it calls its own {len(engine)} bytes malformed")
+    memory = _memory(log, request.module)
     return BuiltEngine(
         engine=engine,
-        module=module,
+        module=request.module,
         version=str(trt.__version__),
-        targets=built_for,
-        flags=(
-            "STRONGLY_TYPED",
-            *(name for name, flag in trt.BuilderFlag.__members__.items() if config.get_flag(flag)),
-        ),
+        precision=request.precision,
+        shapes=shapes,
+        targets=targets,
+        flags=_flags(trt, config, request),
         activation_bytes=memory["Activation"],
         weight_bytes=memory["Weights"],
         build_seconds=seconds,
+        timing_cache=None if cache is None else bytes(cache.serialize()),
     )
 
 
-def is_malformed(engine: bytes, module: str = RTX) -> bool:
-    """Whether bytes are no engine at all: the one thing that can be told of an engine without a GPU.
-
-    Always False where the module cannot tell (classic `tensorrt`).
-    """
-    trt = _load(module)
-    runtime = trt.Runtime(_logger(trt))
-    if not hasattr(runtime, "get_engine_validity"):
-        return False
-    _, diagnostics = runtime.get_engine_validity(engine)
-    return bool(diagnostics & int(trt.EngineInvalidityDiagnostics.MALFORMED_ENGINE))
-
-
-def _load(module: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except (ImportError, OSError, RuntimeError) as error:
+def _refuse_unsupported(trt: Any, onnx: bytes, module: str, targets: tuple[str, ...]) -> None:
+    unsupported = unsupported_nodes(onnx, module, targets)
+    if unsupported:
         raise ExportFailed(
-            f"expected the module {module!r} to load, it does not: {type(error).__name__}: {error}",
-            hint=f'install it again: pip install --force-reinstall "segkit3d[{_EXTRA}]"',
-        ) from error
-
-
-def _parse(trt: Any, network: Any, log: Any, onnx: bytes) -> None:
-    parser = trt.OnnxParser(network, log)
-    parsed = parser.parse(onnx)
-    errors = [parser.get_error(index) for index in range(parser.num_errors)]
-    nodes = [
-        f"node {error.node_name()!r} (operator {error.node_operator()})" for error in errors if error.node_operator()
-    ]
-    if nodes:
-        raise ExportFailed(
-            f"expected operators that {trt.__name__} {trt.__version__} can build, it refuses {', '.join(nodes)}",
+            f"expected operators that {module} {trt.__version__} can build, it refuses "
+            + ", ".join(describe(node) for node in unsupported),
             hint="change the network, or export without --trt",
         )
-    if not parsed or not network.num_outputs:
-        said = "; ".join(error.desc() for error in errors) or "it has no output"
-        raise ExportFailed(f"expected ONNX that {trt.__name__} can read, its parser says: {said}")
 
 
-def _set_targets(trt: Any, config: Any, targets: Sequence[str]) -> tuple[str, ...]:
-    """Name the compute capabilities to the builder and return them as the manifest writes them."""
-    if not hasattr(config, "set_compute_capability"):
-        return ("this GPU",)
-    if not targets:
-        return ("sm80+",)
-    config.num_compute_capabilities = len(targets)
-    for index, name in enumerate(targets):
-        config.set_compute_capability(trt.ComputeCapability.__members__[name], index)
-    return tuple(name.lower() for name in targets)
+def _add_profile(builder: Any, network: Any, config: Any, shapes: Shapes | None) -> Shapes:
+    """Tell the builder which sizes the input may have, and return them."""
+    name, found = input_shape(network)
+    if shapes is None:
+        if -1 in found:
+            raise UsageError(
+                f"expected the least, best and largest shape of {name!r}, whose dimensions {found} are open at -1",
+                hint="give shapes, or export the network with a fixed shape",
+            )
+        shapes = (found, found, found)
+    if any(len(shape) != len(found) for shape in shapes) or not all(
+        1 <= least <= best <= most and size in (-1, most) and (size == -1 or least == most)
+        for least, best, most, size in zip(*shapes, found, strict=True)
+    ):
+        raise UsageError(f"expected rising shapes within {found} for {name!r} (-1 is open), got {shapes}")
+    profile = builder.create_optimization_profile()
+    profile.set_shape(name, *shapes)
+    config.add_optimization_profile(profile)
+    return shapes
 
 
-def _logger(trt: Any) -> Any:
-    class Records(trt.ILogger):  # type: ignore[misc]
-        """Keeps every line: what the engine needs in memory is said nowhere else without a GPU."""
+def _configure(trt: Any, config: Any, request: EngineRequest, targets: tuple[str, ...]) -> None:
+    if request.precision == "tf32":
+        config.set_flag(trt.BuilderFlag.TF32)
+    else:
+        config.clear_flag(trt.BuilderFlag.TF32)
+    if request.workspace_bytes is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, request.workspace_bytes)
+    if request.hardware_compatible:
+        config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
+    if hasattr(config, "set_compute_capability") and targets != (PORTABLE,):
+        config.num_compute_capabilities = len(targets)
+        for index, name in enumerate(targets):
+            config.set_compute_capability(trt.ComputeCapability.__members__[name.upper()], index)
 
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.lines: list[tuple[str, str]] = []
 
-        def log(self, severity: Any, text: str) -> None:
-            self.lines.append((severity.name, text))
+def _add_timing_cache(config: Any, content: bytes | None) -> Any:
+    if content is None:
+        return None
+    cache = config.create_timing_cache(content)
+    if cache is None or not config.set_timing_cache(cache, False):
+        raise UsageError(
+            "expected a timing cache of this GPU and this TensorRT, got another one",
+            hint="leave it out: the build makes a new one",
+        )
+    return cache
 
-    return Records()
 
-
-def _complaint(log: Any) -> str:
-    errors = [text for severity, text in log.lines if severity in ("ERROR", "INTERNAL_ERROR")]
-    return " ".join("; ".join(errors).split()) or "nothing"
+def _flags(trt: Any, config: Any, request: EngineRequest) -> tuple[str, ...]:
+    limit = [] if request.workspace_bytes is None else [f"WORKSPACE={request.workspace_bytes}"]
+    names = sorted(name for name, flag in trt.BuilderFlag.__members__.items() if config.get_flag(flag))
+    return ("STRONGLY_TYPED", *names, *limit)
 
 
 def _memory(log: Any, module: str) -> dict[str, int]:
     found = {match[1]: int(match[2]) for _, text in log.lines if (match := _MEMORY.search(text))}
     missing = [name for name in ("Activation", "Weights") if name not in found]
     if missing:
-        raise ExportFailed(f"expected {module} to log its total {' and '.join(missing).lower()} memory, it did not")
+        raise SegkitError(f"expected {module} to log its total {' and '.join(missing).lower()} memory, it did not")
     return found
 
 

@@ -50,7 +50,7 @@ def run(tmp_path: Path, phantom_folder: Path, registry: Registry) -> Run:
         train_subjects=("sub-001", "sub-002"),
         train_labels_sha256=(),
         held_out_subjects=("sub-003",),
-        preprocessing=Preprocessing(),
+        preprocessing=Preprocessing(background="zero"),
         least_spacing_mm=(1.9, 1.9, 1.9),
         most_spacing_mm=(2.1, 2.1, 2.1),
         patch=(48, 48, 48),

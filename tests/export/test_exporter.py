@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
+import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,16 +14,21 @@ from segkit import Registry
 from segkit.cards import Size
 from segkit.errors import MissingExtra, OutputExists, SegkitError, UsageError, VerificationFailed
 from segkit.run import Run
-from segkit_export import exporter, tensorrt_build
-from segkit_export.exporter import Exported, Request, export
-from segkit_export.onnx_export import to_onnx
+from segkit_export import exporter, proving, tensorrt_build, verify
+from segkit_export.exporter import Exported, Request, TensorRT, export
+from segkit_export.onnx_export import Dynamic, to_onnx
 from segkit_export.source import BareOptions
+from segkit_export.verify import Bounds
 from segkit_runtime.bundle import Bundle
-from segkit_runtime.engines import ENGINES, missing_runtimes
+from segkit_runtime.engines import ONNX_RUNTIMES, missing_runtimes, open_engine
+from segkit_runtime.selfcheck import run_selfcheck
 
 from .conftest import OPTIONS, PATCH
 from .test_tensorrt_build import needs_rtx
 from .test_verify import scale_an_initializer
+
+_WIDEST = "decoder.0.0.1"
+"""The convolution with most weights, which `scale_an_initializer` changes."""
 
 
 def request(out: Path, **changes: Any) -> Request:
@@ -30,7 +38,7 @@ def request(out: Path, **changes: Any) -> Request:
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory, registry: Registry) -> Exported:
     out = tmp_path_factory.mktemp("exported") / "unet3d.segkit"
-    return export(request(out, tensorrt=importlib.util.find_spec("tensorrt_rtx") is not None), registry)
+    return export(request(out, tensorrt=TensorRT() if importlib.util.find_spec("tensorrt_rtx") else None), registry)
 
 
 @pytest.fixture
@@ -39,7 +47,7 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exporter, "to_onnx", _trace)
 
 
-def _trace(network: torch.nn.Module, in_channels: int, patch: Size, metadata: dict[str, str]) -> bytes:
+def _trace(network: torch.nn.Module, in_channels: int, patch: Size, metadata: dict[str, str], **_: Any) -> bytes:
     key = b"".join(weights.numpy().tobytes() for weights in network.state_dict().values())
     if key not in _TRACED:
         _TRACED[key] = to_onnx(network, in_channels, patch, metadata)
@@ -55,13 +63,13 @@ def test_a_bundle_opens_and_says_that_it_is_untrained(exported: Exported) -> Non
     manifest = bundle.manifest
     assert not manifest.weights.trained
     assert (manifest.name, manifest.modalities, manifest.inference.patch) == ("unet3d", ["image"], PATCH)
-    assert manifest.opset == 20
+    assert [(model.file, model.precision, model.opset) for model in manifest.models] == [("model.onnx", "fp32", 20)]
     assert {"torch", "onnx", "onnxruntime", "python"} <= manifest.software.keys()
     assert "ntrained" in (bundle.folder / "card.md").read_text()
 
 
 def test_every_installed_runtime_is_proven(exported: Exported) -> None:
-    installed = ENGINES.keys() - missing_runtimes().keys()
+    installed = set(ONNX_RUNTIMES) - missing_runtimes().keys()
     assert {proof.runtime for proof in exported.bundle.manifest.proofs if proof.proven} == installed
     assert exported.warnings == ()
 
@@ -69,10 +77,12 @@ def test_every_installed_runtime_is_proven(exported: Exported) -> None:
 @needs_rtx
 def test_the_engine_is_in_the_bundle_and_said_not_to_have_run(exported: Exported) -> None:
     (engine,) = exported.bundle.manifest.engines
-    assert engine.file == "engines/unet3d-tensorrt_rtx-sm80+.engine"
+    assert engine.file == "engines/unet3d-tensorrt_rtx-fp32-sm80+.engine"
     assert len(exported.bundle.read(engine.file)) > engine.weight_bytes
     assert engine.status == "built, not run"
-    assert engine.onnx_sha256 == exported.bundle.manifest.onnx_sha256
+    assert engine.model == "model.onnx"
+    assert engine.onnx_sha256 == exported.bundle.manifest.models[0].sha256
+    assert engine.shapes == ([1, 1, *PATCH],) * 3
     assert engine.activation_bytes > 0
     assert exported.bundle.manifest.software["tensorrt_rtx"] == engine.version
 
@@ -84,7 +94,7 @@ def test_the_onnx_file_says_where_it_comes_from(exported: Exported) -> None:
     props = {prop.key: prop.value for prop in model.metadata_props}
     assert props["segkit.name"] == "unet3d"
     assert props["segkit.version"] == exported.bundle.manifest.segkit_version
-    assert props["segkit.schema"] == "2"
+    assert props["segkit.schema"] == "3"
     assert props["segkit.trained"] == "false"
 
 
@@ -101,7 +111,8 @@ def test_a_run_is_compared_on_its_held_out_subject(registry: Registry, run: Run)
         "build network",
         "trace to ONNX",
         "compare: torch, phantom sub-003",
-        "compare: load onnxruntime",
+        "make fp32",
+        "compare: load onnxruntime, fp32",
         "compare: onnxruntime, phantom sub-003",
         "write bundle",
     ]
@@ -137,26 +148,35 @@ def test_a_file_where_a_folder_should_be_is_refused(registry: Registry, tmp_path
 def test_an_export_that_is_not_the_network_is_not_written(
     registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exporter, "to_onnx", lambda *args: scale_an_initializer(_trace(*args), 1.05))
-    with pytest.raises(VerificationFailed, match="expected onnxruntime to differ from torch by less than"):
+    monkeypatch.setattr(exporter, "to_onnx", lambda *args, **_: scale_an_initializer(_trace(*args), 1.05))
+    with pytest.raises(
+        VerificationFailed,
+        match=r"expected onnxruntime in fp32 to do what torch does .*; the first layer that differs is",
+    ):
         export(request(tmp_path / "x.segkit"), registry)
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["x.segkit.failed"]
+    report = json.loads((tmp_path / "x.segkit.failed" / "failure.json").read_text())
+    assert not report["proof"]["proven"]
+    assert report["doctor"]["module"] == _WIDEST
+    assert (tmp_path / "x.segkit.failed" / report["picture"]).read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.usefixtures("traced")
 def test_openvino_outside_the_tolerances_is_told_unless_it_was_asked_for(
     registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = exporter._prove_one
+    honest = verify.prove
 
-    def doubt(runtime: str, *args: Any) -> Any:
-        return honest(runtime, *args).model_copy(update={"proven": runtime != "openvino"})
+    def doubt(engine: Any, *args: Any, **chosen: Any) -> Any:
+        finding = honest(engine, *args, **chosen)
+        proof = finding.proof.model_copy(update={"proven": engine.runtime != "openvino"})
+        return dataclasses.replace(finding, proof=proof)
 
-    monkeypatch.setattr(exporter, "_prove_one", doubt)
+    monkeypatch.setattr(verify, "prove", doubt)
     done = export(request(tmp_path / "x.segkit"), registry)
-    assert [proof.proven for proof in Bundle.open(tmp_path / "x.segkit").manifest.proofs] == [True, False]
-    assert "openvino was not proven: it differs by up to" in done.warnings[0]
-    with pytest.raises(VerificationFailed, match="expected openvino to differ from torch by less than"):
+    assert [proof.runtime for proof in Bundle.open(tmp_path / "x.segkit").manifest.proofs] == ["onnxruntime"]
+    assert "openvino in fp32 was not proven: expected openvino in fp32 to do what torch does" in done.warnings[0]
+    with pytest.raises(VerificationFailed, match="expected openvino in fp32 to do what torch does"):
         export(request(tmp_path / "y.segkit", openvino=True), registry)
     assert not (tmp_path / "y.segkit").exists()
 
@@ -165,16 +185,18 @@ def test_openvino_outside_the_tolerances_is_told_unless_it_was_asked_for(
 def test_openvino_that_does_not_run_is_told_unless_it_was_asked_for(
     registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = exporter.open_engine
+    honest = proving.open_engine
 
-    def fail(runtime: str, model: bytes) -> Any:
+    def fail(runtime: str, model: bytes, **chosen: Any) -> Any:
         if runtime == "openvino":
             raise SegkitError("expected OpenVINO to compute in fp32, it computes in bf16")
-        return honest(runtime, model)
+        return honest(runtime, model, **chosen)
 
-    monkeypatch.setattr(exporter, "open_engine", fail)
+    monkeypatch.setattr(proving, "open_engine", fail)
     done = export(request(tmp_path / "x.segkit"), registry)
-    assert done.warnings == ("openvino was not proven: expected OpenVINO to compute in fp32, it computes in bf16",)
+    assert done.warnings == (
+        "openvino in fp32 was not proven: expected OpenVINO to compute in fp32, it computes in bf16",
+    )
     assert [proof.runtime for proof in done.bundle.manifest.proofs] == ["onnxruntime"]
     with pytest.raises(SegkitError, match="it computes in bf16"):
         export(request(tmp_path / "y.segkit", openvino=True), registry)
@@ -182,7 +204,11 @@ def test_openvino_that_does_not_run_is_told_unless_it_was_asked_for(
 
 @pytest.mark.parametrize(
     ("module", "changes", "extra"),
-    [("tensorrt_rtx", {"tensorrt": True}, "trt"), ("openvino", {"openvino": True}, "openvino"), ("onnx", {}, "export")],
+    [
+        ("tensorrt_rtx", {"tensorrt": TensorRT()}, "trt"),
+        ("openvino", {"openvino": True}, "openvino"),
+        ("onnx", {}, "export"),
+    ],
 )
 def test_a_missing_package_is_named_before_any_work(
     registry: Registry,
@@ -214,7 +240,9 @@ def test_an_interrupt_leaves_nothing_behind(registry: Registry, tmp_path: Path, 
             raise KeyboardInterrupt(step)
 
     with pytest.raises(KeyboardInterrupt, match=at):
-        export(request(tmp_path / "x.segkit", tensorrt=at == "build engine"), registry, interrupt)
+        export(
+            request(tmp_path / "x.segkit", tensorrt=TensorRT() if at == "build engine" else None), registry, interrupt
+        )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -225,8 +253,125 @@ def test_an_engine_that_cannot_be_built_leaves_no_bundle_without_it(
     def fail(*_: object) -> None:
         raise SegkitError("no engine")
 
-    monkeypatch.setattr(tensorrt_build, "require_module", lambda *_: None)
+    monkeypatch.setattr(tensorrt_build, "require_request", lambda *_: None)
     monkeypatch.setattr(tensorrt_build, "build_engine", fail)
     with pytest.raises(SegkitError, match="no engine"):
-        export(request(tmp_path / "x.segkit", tensorrt=True), registry)
+        export(request(tmp_path / "x.segkit", tensorrt=TensorRT()), registry)
     assert list(tmp_path.iterdir()) == []
+
+
+@needs_rtx
+def test_each_precision_has_its_file_its_proof_and_its_engine(registry: Registry, tmp_path: Path) -> None:
+    wanted = request(tmp_path / "x.segkit", precisions=("fp32", "tf32", "fp16", "bf16"), tensorrt=TensorRT())
+    manifest = export(wanted, registry).bundle.manifest
+    assert [model.file for model in manifest.models] == ["model.onnx", "model.fp16.onnx", "model.bf16.onnx"]
+    emulated = {proof.precision: proof for proof in manifest.proofs if proof.arithmetic == "emulated"}
+    assert {precision: proof.model for precision, proof in emulated.items()} == {
+        "fp16": "model.fp16.onnx",
+        "bf16": "model.bf16.onnx",
+    }
+    assert all(0 < proof.mean_abs_logit_difference < 0.1 for proof in emulated.values())
+    built = {engine.precision: engine for engine in manifest.engines}
+    assert {precision: engine.model for precision, engine in built.items()} == {
+        "fp32": "model.onnx",
+        "tf32": "model.onnx",
+        "fp16": "model.fp16.onnx",
+        "bf16": "model.bf16.onnx",
+    }
+    assert "TF32" in built["tf32"].flags
+    assert "TF32" not in built["fp32"].flags
+    assert built["fp16"].weight_bytes < 0.7 * built["fp32"].weight_bytes
+
+
+@pytest.mark.usefixtures("traced")
+def test_what_fails_in_less_precision_is_explained_and_mended_only_on_request(
+    registry: Registry, tmp_path: Path
+) -> None:
+    """No label may change: some do in bf16, unless the layers that matter stay in fp32."""
+    strict = Bounds(least_label_agreement=1.0)
+    wanted = request(tmp_path / "x.segkit", precisions=("bf16",), bounds=strict)
+    with pytest.raises(
+        VerificationFailed, match=r"expected onnxruntime \(emulated\) in bf16 .*; the error is carried by"
+    ):
+        export(wanted, registry)
+    assert not (tmp_path / "x.segkit").exists()
+    report = json.loads((tmp_path / "x.segkit.failed" / "failure.json").read_text())
+    assert report["proof"]["precision"] == "bf16"
+    assert report["doctor"]["carriers"]
+    forgiving = dataclasses.replace(wanted, bounds=Bounds(least_label_agreement=0.9), mend=True)
+    done = export(forgiving, registry)
+    assert done.bundle.manifest.models[1].islands == []
+
+
+@pytest.mark.usefixtures("traced")
+def test_mending_keeps_the_modules_that_the_doctor_names_in_fp32(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from segkit_export import precision_doctor
+
+    honest = verify.prove
+
+    def doubt_without_islands(engine: Any, *args: Any, **chosen: Any) -> Any:
+        finding = honest(engine, *args, **chosen)
+        held = chosen["precision"] != "bf16" or chosen["arithmetic"] != "emulated" or bool(diagnosed)
+        return dataclasses.replace(finding, proof=finding.proof.model_copy(update={"proven": held}))
+
+    diagnosed: list[object] = []
+
+    def diagnose(*args: Any, **chosen: Any) -> Any:
+        diagnosed.append(args)
+        return precision_doctor.Diagnosis(
+            carriers=(precision_doctor.Carrier(module="head", share=1.0),),
+            islands=("head",),
+            error=1.0,
+            mended_error=0.0,
+            runs=1,
+        )
+
+    monkeypatch.setattr(verify, "prove", doubt_without_islands)
+    monkeypatch.setattr(precision_doctor, "find_islands", diagnose)
+    done = export(request(tmp_path / "x.segkit", precisions=("bf16",), mend=True), registry)
+    (half,) = [model for model in done.bundle.manifest.models if model.precision == "bf16"]
+    assert half.islands == ["head"]
+    assert any("kept in fp32, since they carried too much error: head" in warning for warning in done.warnings)
+
+
+@pytest.mark.usefixtures("traced")
+def test_auto_keeps_the_fastest_that_is_proven_on_each_runtime(registry: Registry, tmp_path: Path) -> None:
+    manifest = export(request(tmp_path / "x.segkit", precisions=None), registry).bundle.manifest
+    native = [proof for proof in manifest.proofs if proof.arithmetic == "native"]
+    for runtime in {proof.runtime for proof in native}:
+        own = [proof for proof in native if proof.runtime == runtime]
+        assert any(proof.precision == "fp32" for proof in own)
+        assert len(own) <= 2
+        assert all(proof.proven for proof in own)
+    assert {proof.model for proof in manifest.proofs} == {model.file for model in manifest.models}
+
+
+def test_tf32_is_tensorrts_alone(registry: Registry, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="expected --trt with the precision tf32, which only TensorRT has; add --trt"):
+        export(request(tmp_path / "x.segkit", precisions=("tf32",)), registry)
+
+
+@pytest.mark.parametrize("dynamic", ["batch", "size"])
+def test_an_open_shape_runs_at_other_batches_and_sizes(registry: Registry, tmp_path: Path, dynamic: Dynamic) -> None:
+    options = {**OPTIONS, "norm": "instance"}
+    wanted = request(tmp_path / "x.segkit", dynamic=dynamic, bare=BareOptions(options=options))
+    bundle = export(wanted, registry).bundle
+    engine = open_engine("onnxruntime", bundle.read("model.onnx"))
+    patch = PATCH if dynamic == "batch" else (PATCH[0] + 8, PATCH[1], PATCH[2] + 16)
+    images = np.random.default_rng(0).standard_normal((3, 1, *patch)).astype(np.float32)
+    together = engine.run(images)
+    assert together.shape == (3, 4, *patch)
+    for one, logits in zip(images, together, strict=True):
+        assert np.abs(engine.run(one[None])[0] - logits).max() < 1e-4
+
+
+def test_the_self_check_is_a_patch_with_torchs_own_labels(exported: Exported) -> None:
+    bundle = exported.bundle
+    assert bundle.manifest.selfcheck is not None
+    labels = np.load(bundle.folder / bundle.manifest.selfcheck.labels, allow_pickle=False)
+    assert labels.shape == PATCH
+    assert len(np.unique(labels)) > 1
+    for proof in bundle.manifest.proofs:
+        run_selfcheck(bundle, open_engine(proof.runtime, bundle.read(proof.model)), proof)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from segkit_export.onnx_export import to_onnx
-from segkit_runtime.engines import ENGINES, open_engine
+from segkit_runtime.engines import ONNX_RUNTIMES, open_engine
 
 
 class Norm(nn.Module):
@@ -50,7 +50,7 @@ def test_a_patch_of_background_is_normalised_as_exactly_as_in_double_precision(
         network.float()
     content = to_onnx(network.eval(), 2, patch)
     assert "InstanceNormalization" not in operators(content)
-    for runtime in ENGINES:
+    for runtime in ONNX_RUNTIMES:
         np.testing.assert_allclose(open_engine(runtime, content).run(images), exact, atol=2e-5, err_msg=runtime)
 
 
@@ -65,7 +65,7 @@ def test_the_plain_operator_would_lose_those_digits() -> None:
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
     images = mostly_background(patch)
     exact = nn.InstanceNorm3d(2)(torch.from_numpy(images).double()).numpy()
-    for runtime in ENGINES:
+    for runtime in ONNX_RUNTIMES:
         plain = open_engine(runtime, model.SerializeToString()).run(images)
         assert np.abs(plain - exact).max() > 1e-4, runtime
 

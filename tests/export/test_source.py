@@ -1,19 +1,23 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from segkit import Registry
 from segkit.errors import DataError, UnknownName, UsageError
+from segkit.preprocess import Preprocessing
 from segkit.run import Run
 from segkit_export.source import BareOptions, Source, find_target, open_source
 from segkit_export.volumes import choose_heads
 
-from .conftest import OPTIONS, PATCH
+from .conftest import OPTIONS, PATCH, build_unet
 
 BARE = BareOptions(options=OPTIONS)
 
@@ -25,7 +29,7 @@ def open_bare(registry: Registry, bare: BareOptions = BARE, patch: tuple[int, in
 def test_a_bare_model_is_untrained_and_has_defaults(registry: Registry) -> None:
     source = open_bare(registry)
     assert not source.weights.trained
-    assert source.modalities == ("image",)
+    assert (source.modalities, source.channels, source.preprocessing.background) == (("image",), 1, "zero")
     assert [(label.code, label.name) for label in source.labels][:2] == [(0, "background"), (1, "class 1")]
     assert len(source.labels) == 4
     assert (source.spacing, source.run) == (None, None)
@@ -51,7 +55,7 @@ def test_random_weights_are_the_same_each_time_and_leave_the_generator_alone(reg
 
 def test_modalities_and_classes_can_be_chosen(registry: Registry) -> None:
     source = open_bare(registry, BareOptions(modalities=("T1", "FLAIR"), classes=3, options=OPTIONS))
-    assert (source.modalities, len(source.labels)) == (("T1", "FLAIR"), 3)
+    assert (source.modalities, source.channels, len(source.labels)) == (("T1", "FLAIR"), 2, 3)
 
 
 def test_a_modality_named_twice_is_refused(registry: Registry) -> None:
@@ -144,6 +148,18 @@ def test_a_head_of_a_run_is_normalised_and_has_the_mask_of_its_brain(registry: R
     assert 0.05 < mask.mean() < 0.6
     assert abs(float(images[0][mask].mean())) < 1e-3
     assert abs(float(images[0][mask].std()) - 1) < 1e-3
+
+
+def test_a_run_whose_network_gets_the_mask_has_one_channel_more(registry: Registry, run: Run) -> None:
+    masked = Run.create(run.folder, run.config.model_copy(update={"preprocessing": Preprocessing()}))
+    save_file(build_unet(registry, channels=2).state_dict(), masked.best)
+    source = open_source(find_target(str(masked.folder), registry), registry)
+    assert (source.modalities, source.channels) == (("T1",), 2)
+    for head in (choose_heads(source, registry)[0], choose_heads(dataclasses.replace(source, run=None), registry)[0]):
+        images, mask = head.load()
+        assert images.shape == (2, *mask.shape)
+        assert np.array_equal(images[1], mask)
+        assert not images[0][~mask].any()
 
 
 def test_data_that_is_gone_is_an_error_that_says_how_to_name_a_copy(

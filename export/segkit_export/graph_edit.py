@@ -1,0 +1,90 @@
+"""Opening, retyping and closing an ONNX graph: what the passes over it share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from segkit_export.errors import ExportFailed
+
+if TYPE_CHECKING:
+    import onnx_ir
+
+HalfPrecision = Literal["fp16", "bf16"]
+
+
+def open_graph(onnx: bytes) -> onnx_ir.Model:
+    """Read a file and infer the type and shape of each value.
+
+    Raises:
+        ExportFailed: it is not ONNX, or it has branches, loops or functions, which no network of ours needs.
+    """
+    import onnx as onnx_package
+    import onnx_ir as ir
+    from onnx_ir.passes.common import ShapeInferencePass
+
+    try:
+        model = ir.from_proto(onnx_package.load_model_from_string(onnx))
+    except Exception as error:
+        raise ExportFailed(f"expected an ONNX file, its reader says: {_one_line(error)}") from error
+    inner = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
+    attributes = [attribute for node in model.graph for attribute in node.attributes.values()]
+    if model.functions or any(attribute.type in inner for attribute in attributes):
+        raise ExportFailed(
+            "expected a graph without branches, loops and functions, found some",
+            hint="export this network in fp32, or write it without branches that depend on values",
+        )
+    ShapeInferencePass()(model)
+    return model
+
+
+def close_graph(model: onnx_ir.Model) -> bytes:
+    """Check a graph and write it; the same graph gives the same bytes.
+
+    Raises:
+        ExportFailed: it is not valid.
+    """
+    import onnx as onnx_package
+    import onnx_ir as ir
+
+    content: bytes = ir.to_proto(model).SerializeToString(deterministic=True)
+    try:
+        onnx_package.checker.check_model(content, full_check=True)
+    except Exception as error:
+        raise ExportFailed(f"expected valid ONNX, the checker says: {_one_line(error)}") from error
+    return content
+
+
+def half_type(precision: HalfPrecision) -> Any:
+    """The ONNX type of a precision."""
+    import onnx_ir as ir
+
+    return {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}[precision]
+
+
+def retype(value: onnx_ir.Value, dtype: Any) -> None:
+    """Say that a value has another type, whatever produces it."""
+    import onnx_ir as ir
+
+    value.type = ir.TensorType(dtype)
+
+
+def insert_cast(graph: onnx_ir.Graph, value: onnx_ir.Value, dtype: Any) -> onnx_ir.Value:
+    """Add a Cast right behind what produces a value, for nobody yet, and return what it gives."""
+    import onnx_ir as ir
+
+    producer = value.producer()
+    cast = ir.node("Cast", [value], {"to": int(dtype)})
+    result: onnx_ir.Value = cast.outputs[0]
+    result.name, result.shape = f"{value.name}_{dtype.name.lower()}", value.shape
+    # Of the module of its producer, and unique, since ONNX Runtime takes no name twice.
+    cast.name = f"{producer.name if producer else ''}/{result.name}"
+    retype(result, dtype)
+    if producer is None:
+        graph.insert_before(graph[0], cast)
+    else:
+        graph.insert_after(producer, cast)
+    return result
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]

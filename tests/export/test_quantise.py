@@ -1,0 +1,183 @@
+"""int8: what each recipe writes, that its runtime takes it, and that labels are kept."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from segkit.errors import MissingExtra, UsageError
+from segkit_export.errors import ExportFailed
+from segkit_export.quantise import Recipe, quantise
+from segkit_export.tensorrt_build import EngineRequest, build_engine
+from segkit_runtime.engines import open_engine
+
+from .conftest import PATCH
+
+RUNTIMES: dict[Recipe, str] = {"tensorrt": "onnxruntime", "onnxruntime": "onnxruntime", "openvino": "openvino"}
+needs_nncf = pytest.mark.skipif(
+    importlib.util.find_spec("nncf") is None, reason="needs nncf: pip install segkit3d[int8]"
+)
+needs_rtx = pytest.mark.skipif(
+    importlib.util.find_spec("tensorrt_rtx") is None, reason="needs tensorrt_rtx: pip install segkit3d[trt]"
+)
+each_recipe = pytest.mark.parametrize("recipe", ["tensorrt", "onnxruntime", pytest.param("openvino", marks=needs_nncf)])
+
+
+@pytest.fixture(scope="module")
+def patches() -> list[NDArray[np.float32]]:
+    rng = np.random.default_rng(0)
+    return [rng.standard_normal((1, 1, *PATCH), np.float32) for _ in range(3)]
+
+
+@pytest.fixture(scope="module")
+def made(unet_onnx: bytes, patches: list[NDArray[np.float32]]) -> dict[str, bytes]:
+    recipes = [recipe for recipe in RUNTIMES if recipe != "openvino" or importlib.util.find_spec("nncf")]
+    return {recipe: quantise(unet_onnx, recipe, patches) for recipe in recipes}
+
+
+def convolutions(content: bytes) -> list[tuple[str, list[str]]]:
+    """Each convolution's name, and what operator makes each of its inputs; "" for weights as they are."""
+    graph = onnx.load_from_string(content).graph
+    makers = {output: node.op_type for node in graph.node for output in node.output}
+    return [
+        (node.name, [makers.get(value, "") for value in node.input])
+        for node in graph.node
+        if node.op_type in ("Conv", "ConvTranspose")
+    ]
+
+
+def weights_of(content: bytes) -> dict[str, NDArray[np.generic]]:
+    return {
+        weights.name: numpy_helper.to_array(weights) for weights in onnx.load_from_string(content).graph.initializer
+    }
+
+
+@each_recipe
+def test_each_convolution_takes_quantised_values_and_weights(recipe: Recipe, made: dict[str, bytes]) -> None:
+    onnx.checker.check_model(made[recipe], full_check=True)
+    found = convolutions(made[recipe])
+    assert {name.split("/")[1].split("_")[0] for name, _ in found} == {"Conv", "ConvTranspose"}
+    assert {makers[1] for _, makers in found} == {"DequantizeLinear"}
+    # NNCF quantises before what only moves voxels about.
+    moved = {"MaxPool", "Concat"} if recipe == "openvino" else set()
+    assert {makers[0] for _, makers in found} <= {"DequantizeLinear", *moved}
+
+
+@each_recipe
+def test_input_output_and_metadata_are_those_of_fp32(recipe: Recipe, made: dict[str, bytes]) -> None:
+    model = onnx.load_from_string(made[recipe])
+    ends = [*model.graph.input, *model.graph.output]
+    assert [(end.name, end.type.tensor_type.elem_type) for end in ends] == [
+        ("image", TensorProto.FLOAT),
+        ("logits", TensorProto.FLOAT),
+    ]
+    assert {prop.key: prop.value for prop in model.metadata_props} == {"segkit.name": "unet3d"}
+
+
+@each_recipe
+def test_its_runtime_keeps_most_labels(
+    recipe: Recipe, made: dict[str, bytes], unet_onnx: bytes, patches: list[NDArray[np.float32]]
+) -> None:
+    exact = open_engine("onnxruntime", unet_onnx).run(patches[0])
+    logits = open_engine(RUNTIMES[recipe], made[recipe], precision="int8").run(patches[0])
+    assert np.abs(logits - exact).max() > 1e-4
+    assert (logits.argmax(1) == exact.argmax(1)).mean() > 0.9
+
+
+@each_recipe
+def test_an_island_is_not_quantised(recipe: Recipe, unet_onnx: bytes, patches: list[NDArray[np.float32]]) -> None:
+    found = convolutions(quantise(unet_onnx, recipe, patches[:1], islands=["encoder.0"]))
+    for name, makers in found:
+        assert ("DequantizeLinear" in makers) != name.startswith("encoder.0"), name
+
+
+def test_two_runs_give_the_same_bytes(
+    unet_onnx: bytes, patches: list[NDArray[np.float32]], made: dict[str, bytes]
+) -> None:
+    for recipe in RUNTIMES.keys() & made.keys():
+        assert quantise(unet_onnx, recipe, patches) == made[recipe], recipe
+
+
+def test_tensorrt_has_int8_weights_per_channel_no_zero_points_and_biases_as_they_were(made: dict[str, bytes]) -> None:
+    graph = onnx.load_from_string(made["tensorrt"]).graph
+    weights = weights_of(made["tensorrt"])
+    pairs = [node for node in graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    assert {weights[node.input[2]].dtype for node in pairs} == {np.dtype(np.int8)}
+    assert not any(weights[node.input[2]].any() for node in pairs)
+    makers = {node.output[0]: node for node in graph.node}
+    for node in graph.node:
+        if node.op_type in ("Conv", "ConvTranspose"):
+            scales = weights[makers[node.input[1]].input[1]]
+            kernel = weights[makers[makers[node.input[1]].input[0]].input[0]]
+            assert scales.size == kernel.shape[1 if node.op_type == "ConvTranspose" else 0]
+            assert all(value in weights for value in node.input[2:])
+
+
+@needs_rtx
+def test_tensorrt_builds_it_in_int8(made: dict[str, bytes], unet_onnx: bytes) -> None:
+    built = build_engine(made["tensorrt"], request=EngineRequest(precision="int8"))
+    assert built.weight_bytes < build_engine(unet_onnx).weight_bytes
+
+
+def test_progress_is_told_patch_by_patch(unet_onnx: bytes, patches: list[NDArray[np.float32]]) -> None:
+    seen: list[tuple[str, int, int]] = []
+    quantise(unet_onnx, "tensorrt", patches, lambda *step: seen.append(step))
+    assert sorted(set(seen)) == [("calibrate int8", done, 3) for done in range(4)]
+    assert [done for _, done, _ in seen] == sorted(done for _, done, _ in seen)
+
+
+@each_recipe
+def test_nothing_is_printed_logged_or_left_behind(
+    recipe: Recipe,
+    unet_onnx: bytes,
+    patches: list[NDArray[np.float32]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    handlers = logging.getLogger().handlers[:]
+    quantise(unet_onnx, recipe, patches[:1])
+    assert capfd.readouterr() == ("", "")
+    assert logging.getLogger().handlers == handlers
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_patch_is_refused(unet_onnx: bytes) -> None:
+    with pytest.raises(UsageError, match="expected at least one patch to calibrate int8 on, got none"):
+        quantise(unet_onnx, "tensorrt", [])
+
+
+def test_an_island_that_is_nowhere_is_refused(unet_onnx: bytes, patches: list[NDArray[np.float32]]) -> None:
+    with pytest.raises(UsageError, match="got 'coder'"):
+        quantise(unet_onnx, "tensorrt", patches, islands=["coder"])
+
+
+@each_recipe
+def test_patches_of_another_size_are_a_failed_export(recipe: Recipe, unet_onnx: bytes) -> None:
+    with pytest.raises(ExportFailed, match=f"expected an int8 graph for {recipe}, its quantiser says: "):
+        quantise(unet_onnx, recipe, [np.zeros((1, 2, *PATCH), np.float32)])
+
+
+def test_a_graph_without_convolutions_is_a_failed_export(patches: list[NDArray[np.float32]]) -> None:
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, (1, 1, *PATCH)) for name in ("image", "logits")]
+    graph = helper.make_graph([helper.make_node("Relu", ["image"], ["logits"])], "graph", ends[:1], ends[1:])
+    content = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10).SerializeToString()
+    with pytest.raises(ExportFailed, match="expected convolutions to quantise, found none"):
+        quantise(content, "tensorrt", patches)
+
+
+def test_without_nncf_openvino_names_the_extra(
+    unet_onnx: bytes, patches: list[NDArray[np.float32]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MissingExtra, match=r"needs the module 'nncf'.*pip install \"segkit3d\[int8\]\""):
+        quantise(unet_onnx, "openvino", patches)
