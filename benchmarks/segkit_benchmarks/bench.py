@@ -8,6 +8,7 @@ import click
 
 _BENCHMARKS = {
     "dsc": ("segkit_benchmarks.dsc:dsc", "The thesis' Dice tables, ours beside theirs."),
+    "exports": ("segkit_benchmarks.exports:exports", "Networks, runtimes, precisions: proven, built, or why not."),
     "kills": ("segkit_benchmarks.kills:kills", "Kill training at random moments, go on, compare the bits."),
     "training": ("segkit_benchmarks.training:training", "Training patches and steps, beside other software."),
 }

@@ -1,0 +1,239 @@
+"""`segkit bench exports`: every network in every precision on every runtime: proven, built, or the reason why not."""
+
+from __future__ import annotations
+
+import gc
+import importlib.metadata
+import json
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from segkit.cli.options import json_option
+from segkit.cli.output import print_json, print_table, progress_bar
+from segkit.errors import SegkitError, UsageError
+from segkit.files import write_bytes
+from segkit_benchmarks.profile import describe_machine
+
+if TYPE_CHECKING:
+    from segkit.registry import Registry
+    from segkit_export.progress import Progress
+    from segkit_export.source import Source
+    from segkit_export.variants import Variants
+    from segkit_export.verify import Reference
+    from segkit_runtime.manifest import Precision
+
+RESULT = "exports.json"
+
+_SOFTWARE = ("torch", "onnx", "onnxscript", "onnx_ir", "onnxruntime", "openvino", "tensorrt_rtx_cu13", "nncf")
+
+_READING = """\
+Trained networks are those of `segkit bench dsc --data phantom --quick`, held against torch in fp32 on a whole held-out
+phantom; untrained ones on a made-up head, where ten times as many labels may differ, since random logits lie close
+together. *Emulated*: ONNX Runtime ran the file with each tensor rounded to the precision and products in fp32, which
+proves the file. TensorRT for RTX engines were built for Ampere and newer, and not run."""
+
+Row = dict[str, Any]
+
+
+@click.command(epilog="Example: segkit bench exports out/dsc/phantom-mrbrains/* monai-unet --out out/exports")
+@click.argument("sources", nargs=-1, required=True, metavar="RUN|MODEL ...")
+@click.option(
+    "--precision",
+    default="fp32,tf32,fp16,bf16,int8",
+    show_default=True,
+    metavar="P[,P]",
+    help="By comma; MODEL:P,P after a source's name takes others for it.",
+)
+@click.option("--patch", help="Of bare models, X,Y,Z.  [default: each model's own]")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("out/exports"), show_default=True)
+@json_option
+@click.pass_obj
+def exports(
+    registry: Registry, sources: tuple[str, ...], precision: str, patch: str | None, out: Path, as_json: bool
+) -> None:
+    """Try every runtime and precision on trained runs and bare models, and print what is proven and what is not.
+
+    Nothing is exported; OUT/exports.json keeps the figures, and a second call adds the sources that are not in it yet.
+    """
+    from segkit.cli.options import Triple
+    from segkit_export.proving import parse_precisions
+
+    size = Triple().convert(patch, None, None) if patch else None
+    known = _read(out / RESULT)
+    with progress_bar() as bar:
+        task = bar.add_task("exports", total=None)
+        for text in sources:
+            name, _, own = text.partition(":") if not Path(text).exists() else (text, "", "")
+            if any(row["source"] == Path(name).name for row in known):
+                continue
+            wanted = parse_precisions(own or precision)
+            if wanted is None:
+                raise UsageError("expected precisions by name, got auto", hint="leave --precision out to take all")
+
+            def show(step: str, done: int, total: int, name: str = name) -> None:
+                bar.update(task, description=f"{Path(name).name}: {step}", completed=done, total=total or None)
+
+            try:
+                known += _try_source(registry, name, wanted, size, show)
+            except SegkitError as error:
+                known.append(_row(Path(name).name, "-", "-", "failed", reason=str(error)))
+            _write(out / RESULT, known)
+            gc.collect()
+    if as_json:
+        print_json(json.loads((out / RESULT).read_text()))
+        return
+    print_table([_printed(row) for row in known])
+    click.echo(f"\n{out / RESULT}")
+
+
+def _try_source(
+    registry: Registry, name: str, precisions: Sequence[Precision], patch: Any, progress: Progress
+) -> list[Row]:
+    from segkit.inference.torch_engine import TorchEngine
+    from segkit_export.onnx_export import to_onnx
+    from segkit_export.source import find_target, open_source
+    from segkit_export.variants import Variants
+    from segkit_export.verify import run_reference
+    from segkit_export.volumes import calibration_patches, choose_heads
+
+    target = find_target(name, registry)
+    source = open_source(target, registry, patch=patch if target.run is None else None)
+    heads = choose_heads(source, registry)
+    progress("trace to ONNX", 0, 0)
+    onnx = to_onnx(source.network, source.channels, source.tiling.patch)
+    reference = run_reference(TorchEngine(source.network), heads, source.tiling, len(source.labels), progress)
+    variants = Variants(onnx, lambda: calibration_patches(source, registry, heads), progress)
+    rows: list[Row] = []
+    for precision in precisions:
+        rows += _prove(source, variants, reference, precision, progress)
+        rows.append(_build(source, variants, precision, progress))
+    return [{"trained": source.weights.trained, "volumes": [head.name for head in heads], **row} for row in rows]
+
+
+def _prove(
+    source: Source, variants: Variants, reference: Reference, precision: Precision, progress: Progress
+) -> Iterator[Row]:
+    from segkit_export import proving
+    from segkit_export.verify import Bounds
+
+    tolerance = Bounds().tolerance(precision, source.weights.trained)
+    for attempt in proving.plan_attempts(variants, precision, openvino=True, tensorrt=True, auto=False):
+        runtime = f"{attempt.runtime}, emulated" if attempt.arithmetic == "emulated" else attempt.runtime
+        try:
+            finding, _ = proving.prove_attempt(attempt, reference, tolerance, progress)
+        except SegkitError as error:
+            yield _row(source.name, runtime, precision, "not run", reason=str(error))
+            continue
+        proof = finding.proof
+        yield _row(
+            source.name,
+            runtime,
+            precision,
+            "proven" if proof.proven else "not proven",
+            model=proof.model,
+            label_agreement=proof.label_agreement,
+            dice_difference=proof.dice_difference,
+            max_abs_logit_difference=proof.max_abs_logit_difference,
+            max_abs_logit=proof.max_abs_logit,
+            patch_ms=proof.patch_ms,
+            tolerance=proof.tolerance.model_dump(),
+        )
+
+
+def _build(source: Source, variants: Variants, precision: Precision, progress: Progress) -> Row:
+    from segkit_export.proving import engine_variant
+    from segkit_export.tensorrt_build import EngineRequest, build_engine
+
+    try:
+        variant = engine_variant(variants, precision)
+        built = build_engine(variant.onnx, progress, EngineRequest(precision=precision))
+    except SegkitError as error:
+        return _row(source.name, "tensorrt_rtx", precision, "not built", reason=str(error))
+    return _row(
+        source.name,
+        "tensorrt_rtx",
+        precision,
+        "built, not run",
+        model=variant.model.file,
+        engine_mib=round(len(built.engine) / 2**20, 2),
+        activation_mib=round(built.activation_bytes / 2**20, 2),
+        weights_mib=round(built.weight_bytes / 2**20, 2),
+        build_seconds=round(built.build_seconds, 2),
+        targets=list(built.targets),
+    )
+
+
+def _row(source: str, runtime: str, precision: str, status: str, **figures: Any) -> Row:
+    return {"source": source, "runtime": runtime, "precision": precision, "status": status, **figures}
+
+
+def _read(path: Path) -> list[Row]:
+    return list(json.loads(path.read_text())["rows"]) if path.is_file() else []
+
+
+def _write(path: Path, rows: Sequence[Row]) -> None:
+    report = {
+        "schema": 1,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "machine": describe_machine(),
+        "versions": {name: _version(name) for name in _SOFTWARE},
+        "rows": rows,
+    }
+    write_bytes(path, (json.dumps(report, indent=1) + "\n").encode())
+
+
+def _version(distribution: str) -> str:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _printed(row: Row) -> dict[str, Any]:
+    return {
+        "network": row["source"] + ("" if row.get("trained") else " (untrained)"),
+        "runtime": row["runtime"],
+        "precision": row["precision"],
+        "status": row["status"],
+        "figures": figures(row),
+    }
+
+
+def figures(row: Row) -> str:
+    """The figures of a row in words, or the reason why there are none."""
+    if "reason" in row:
+        return str(row["reason"])
+    if "activation_mib" in row:
+        return (
+            f"{row['engine_mib']:.1f} MiB, activations {row['activation_mib']:.0f} MiB, "
+            f"weights {row['weights_mib']:.1f} MiB"
+        )
+    dice = "" if row["dice_difference"] is None else f", Dice changes by {row['dice_difference']:.5f}"
+    return (
+        f"same labels {row['label_agreement']:.4%}{dice}, logits within {row['max_abs_logit_difference']:.1e} of "
+        f"{row['max_abs_logit']:.3g}, {row['patch_ms']:.0f} ms a patch"
+    )
+
+
+def render(report: dict[str, Any]) -> str:
+    """The page `docs/exports.md` of a result file: one line for each network, runtime and precision."""
+    machine = report["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
+    lines = [
+        "# What can be exported, and what was proven",
+        "",
+        f"From `segkit bench exports` on {machine['cpu']}, {machine['cores']} cores, no GPU; {versions}.",
+        "",
+        _READING,
+        "",
+        "| network | runtime | precision | status | figures |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for row in report["rows"]:
+        cells = [str(cell).replace("|", "\\|").replace("\n", " ") for cell in _printed(row).values()]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
