@@ -121,7 +121,7 @@ def _prove(
     from segkit_export.verify import Bounds
 
     tolerance = Bounds().tolerance(precision, source.weights.trained)
-    for attempt in proving.plan_attempts(variants, precision, openvino=True, tensorrt=True, auto=False):
+    for attempt in proving.plan_attempts(variants, precision, trained=True, openvino=True, tensorrt=True, auto=False):
         runtime = f"{attempt.runtime}, emulated" if attempt.arithmetic == "emulated" else attempt.runtime
         try:
             finding, _ = proving.prove_attempt(attempt, reference, tolerance, progress)

@@ -217,6 +217,7 @@ class _Prover:
         attempts = proving.plan_attempts(
             self.variants,
             precision,
+            trained=self.source.weights.trained,
             openvino=self.request.openvino,
             tensorrt=self.request.tensorrt is not None,
             auto=auto,

@@ -227,7 +227,7 @@ def fit(
 
 
 def _largest_patch(need: Callable[[Size], int], budget_bytes: int, patch: Size, multiple: int) -> Size:
-    """Bisect over the length of the patch; the first guess takes all memory to grow with the voxels."""
+    """Close in on the length of the patch: each guess takes memory to grow with the voxels, and each answer counts."""
     units = [max(1, round(side / multiple)) for side in patch]
     least, most = 0, max(1, MOST_SIDE // multiple)
 
@@ -235,12 +235,9 @@ def _largest_patch(need: Callable[[Size], int], budget_bytes: int, patch: Size, 
         x, y, z = (multiple * max(1, round(length * unit / max(units))) for unit in units)
         return x, y, z
 
-    own = min(max(units), most)
-    needed: dict[int, int | None] = {own: need(sized(own))}  # what the network does not take at all is told here
-    guess = int(own * (budget_bytes / needed[own]) ** (1 / 3))  # type: ignore[operator]
-    probes = [own, guess, guess + 1]
+    length = min(max(units), most)
+    needed: dict[int, int | None] = {length: need(sized(length))}  # what the network does not take at all is told here
     while least < most:
-        length = next((probe for probe in probes if least < probe <= most), (least + most + 1) // 2)
         if length not in needed:
             try:
                 needed[length] = need(sized(length))
@@ -251,6 +248,8 @@ def _largest_patch(need: Callable[[Size], int], budget_bytes: int, patch: Size, 
             least = length
         else:
             most = length - 1
+        guess = int(length * (budget_bytes / found) ** (1 / 3)) if found else length
+        length = min(max(guess, least + 1), most)
     if needed.get(least) is None:
         smallest = needed[least + 1] or 0
         raise UsageError(

@@ -130,8 +130,8 @@ def print_plan(plan: Plan) -> None:
     print_table([{"tensors": name, "MiB": _mib(size)} for name, size in parts.items()])
     low, high = (f"{size / 2**30:.1f}" for size in GPU_OVERHEAD_BYTES)
     click.echo(
-        f"\nA lower bound: tensors alone, told without running. Expect up to {_mib(plan.training.expected)} MiB on a CPU;\n"
-        f"GPUs held {low} to {high} GiB more than the bound, for their context and the workspaces of kernels.\n\n"
+        "\nA lower bound: tensors alone, told without running.\n"
+        f"Expect up to {_mib(plan.training.expected)} MiB on a CPU; GPUs held {low} to {high} GiB more than the bound,\nfor their context and the workspaces of kernels.\n\n"
         f"Inference on one patch of {plan.channels} x {patch} voxels, fp32\n"
     )
     print_table(

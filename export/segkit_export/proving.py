@@ -80,13 +80,15 @@ class Proofs:
 
 
 def plan_attempts(
-    variants: Variants, precision: Precision, *, openvino: bool, tensorrt: bool, auto: bool
+    variants: Variants, precision: Precision, *, trained: bool, openvino: bool, tensorrt: bool, auto: bool
 ) -> list[Attempt]:
     """What is tried in a precision.
 
     Args:
         variants: makes the files.
         precision: which.
+        trained: whether the weights mean anything. Random ones are held against torch in fp32 on the fastest runtime
+            alone: that proves the file, and nobody segments with them.
         openvino: whether OpenVINO was asked for by name, so that nothing goes without it.
         tensorrt: whether an engine is built, whose file must hold.
         auto: whether nobody asked for this very precision, so that all but fp32 may fail.
@@ -107,9 +109,10 @@ def plan_attempts(
         attempt(runtime, name, lambda: variants.quantised(name), required and not auto, arithmetic)
 
     if precision == "fp32":
-        attempt("onnxruntime", "", lambda: variants.fp32, True)
+        if trained or not has_openvino:
+            attempt("onnxruntime", "", lambda: variants.fp32, True)
         if has_openvino:
-            attempt("openvino", "", lambda: variants.fp32, openvino)
+            attempt("openvino", "", lambda: variants.fp32, openvino or not trained)
     elif precision == "fp16" or precision == "bf16":
         half: Halves = precision
         attempt(EMULATOR, half, lambda: variants.half(half), not auto, "emulated")
