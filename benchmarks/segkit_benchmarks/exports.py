@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import numpy as np
+from numpy.typing import NDArray
 
-from segkit.cli.options import json_option
+from segkit.cards import Size
+from segkit.cli.options import Triple, json_option
 from segkit.cli.output import print_json, print_table, progress_bar
 from segkit.errors import SegkitError, UsageError
 from segkit.files import write_bytes
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from segkit_export.source import Source
     from segkit_export.variants import Variants
     from segkit_export.verify import Reference
+    from segkit_export.volumes import Head
     from segkit_runtime.manifest import Precision
 
 RESULT = "exports.json"
@@ -31,10 +35,11 @@ RESULT = "exports.json"
 _SOFTWARE = ("torch", "onnx", "onnxscript", "onnx_ir", "onnxruntime", "openvino", "tensorrt_rtx_cu13", "nncf")
 
 _READING = """\
-Trained networks are those of `segkit bench dsc --data phantom --quick`, held against torch in fp32 on a whole held-out
-phantom; untrained ones on a made-up head, where ten times as many labels may differ, since random logits lie close
-together. *Emulated*: ONNX Runtime ran the file with each tensor rounded to the precision and products in fp32, which
-proves the file. TensorRT for RTX engines were built for Ampere and newer, and not run."""
+Trained networks are those of `segkit bench dsc --data phantom --quick`, held against torch in fp32 on a held-out
+phantom, some on the middle of it where the row says so. Untrained ones are held against it on a made-up head, where ten
+times as many labels may differ, since random logits lie close together. *Emulated*: ONNX Runtime ran the file with each
+tensor rounded to the precision and products in fp32, which proves
+the file. TensorRT for RTX engines were built for Ampere and newer, and not run."""
 
 Row = dict[str, Any]
 
@@ -48,21 +53,26 @@ Row = dict[str, Any]
     metavar="P[,P]",
     help="By comma; MODEL:P,P after a source's name takes others for it.",
 )
-@click.option("--patch", help="Of bare models, X,Y,Z.  [default: each model's own]")
+@click.option("--patch", type=Triple(), help="Of bare models, X,Y,Z.  [default: each model's own]")
+@click.option("--crop", type=Triple(), help="Compare on the middle X,Y,Z voxels of a head alone.  [default: all of it]")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("out/exports"), show_default=True)
 @json_option
 @click.pass_obj
 def exports(
-    registry: Registry, sources: tuple[str, ...], precision: str, patch: str | None, out: Path, as_json: bool
+    registry: Registry,
+    sources: tuple[str, ...],
+    precision: str,
+    patch: Size | None,
+    crop: Size | None,
+    out: Path,
+    as_json: bool,
 ) -> None:
     """Try every runtime and precision on trained runs and bare models, and print what is proven and what is not.
 
     Nothing is exported; OUT/exports.json keeps the figures, and a second call adds the sources that are not in it yet.
     """
-    from segkit.cli.options import Triple
     from segkit_export.proving import parse_precisions
 
-    size = Triple().convert(patch, None, None) if patch else None
     known = _read(out / RESULT)
     with progress_bar() as bar:
         task = bar.add_task("exports", total=None)
@@ -78,7 +88,7 @@ def exports(
                 bar.update(task, description=f"{Path(name).name}: {step}", completed=done, total=total or None)
 
             try:
-                known += _try_source(registry, name, wanted, size, show)
+                known += _try_source(registry, name, wanted, patch, crop, show)
             except SegkitError as error:
                 known.append(_row(Path(name).name, "-", "-", "failed", reason=str(error)))
             _write(out / RESULT, known)
@@ -91,7 +101,12 @@ def exports(
 
 
 def _try_source(
-    registry: Registry, name: str, precisions: Sequence[Precision], patch: Any, progress: Progress
+    registry: Registry,
+    name: str,
+    precisions: Sequence[Precision],
+    patch: Size | None,
+    crop: Size | None,
+    progress: Progress,
 ) -> list[Row]:
     from segkit.inference.torch_engine import TorchEngine
     from segkit_export.onnx_export import to_onnx
@@ -102,7 +117,7 @@ def _try_source(
 
     target = find_target(name, registry)
     source = open_source(target, registry, patch=patch if target.run is None else None)
-    heads = choose_heads(source, registry)
+    heads = [_crop(head, crop) if crop else head for head in choose_heads(source, registry)]
     progress("trace to ONNX", 0, 0)
     onnx = to_onnx(source.network, source.channels, source.tiling.patch)
     reference = run_reference(TorchEngine(source.network), heads, source.tiling, len(source.labels), progress)
@@ -112,6 +127,26 @@ def _try_source(
         rows += _prove(source, variants, reference, precision, progress)
         rows.append(_build(source, variants, precision, progress))
     return [{"trained": source.weights.trained, "volumes": [head.name for head in heads], **row} for row in rows]
+
+
+def _crop(head: Head, size: Size) -> Head:
+    """The middle of a head: a block around the centre of its mask."""
+    from segkit_export.volumes import Head
+
+    def middle() -> tuple[slice, ...]:
+        _, mask = head.load()
+        centre = [int(places.mean()) for places in np.nonzero(mask)]
+        starts = [max(0, at - side // 2) for at, side in zip(centre, size, strict=True)]
+        return tuple(slice(start, start + side) for start, side in zip(starts, size, strict=True))
+
+    def load() -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        images, mask = head.load()
+        block = middle()
+        return np.ascontiguousarray(images[:, *block]), np.ascontiguousarray(mask[block])
+
+    whole = head.load_truth
+    load_truth = None if whole is None else lambda: np.ascontiguousarray(whole()[middle()])
+    return Head(f"{head.name}, middle {'x'.join(map(str, size))}", load, load_truth)
 
 
 def _prove(
@@ -212,10 +247,12 @@ def figures(row: Row) -> str:
             f"{row['engine_mib']:.1f} MiB, activations {row['activation_mib']:.0f} MiB, "
             f"weights {row['weights_mib']:.1f} MiB"
         )
+    volumes = "; ".join(row.get("volumes", []))
+    where = f" ({volumes})" if "middle" in volumes else ""
     dice = "" if row["dice_difference"] is None else f", Dice changes by {row['dice_difference']:.5f}"
     return (
         f"same labels {row['label_agreement']:.4%}{dice}, logits within {row['max_abs_logit_difference']:.1e} of "
-        f"{row['max_abs_logit']:.3g}, {row['patch_ms']:.0f} ms a patch"
+        f"{row['max_abs_logit']:.3g}, {row['patch_ms']:.0f} ms a patch{where}"
     )
 
 

@@ -8,6 +8,7 @@ CUDA context are no tensors. `TensorBytes.expected` and `GPU_OVERHEAD_BYTES` say
 from __future__ import annotations
 
 import copy
+import functools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -211,6 +212,7 @@ def fit(
         UsageError: not even the smallest patch that the network takes fits; says what that needs.
     """
 
+    @functools.cache
     def need(size: Size, batch: int = 1) -> int:
         if purpose == "training":
             predicted = predict_training(network, channels, size, batch, optimizer)

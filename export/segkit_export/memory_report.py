@@ -131,7 +131,8 @@ def print_plan(plan: Plan) -> None:
     low, high = (f"{size / 2**30:.1f}" for size in GPU_OVERHEAD_BYTES)
     click.echo(
         "\nA lower bound: tensors alone, told without running.\n"
-        f"Expect up to {_mib(plan.training.expected)} MiB on a CPU; GPUs held {low} to {high} GiB more than the bound,\nfor their context and the workspaces of kernels.\n\n"
+        f"Expect up to {_mib(plan.training.expected)} MiB on a CPU; GPUs held {low} to {high} GiB more than\n"
+        "the bound, for their context and the workspaces of kernels.\n\n"
         f"Inference on one patch of {plan.channels} x {patch} voxels, fp32\n"
     )
     print_table(

@@ -3,6 +3,14 @@
 Each runtime takes another form of int8, so there is a recipe for each. TensorRT wants scales without zero points, and
 biases as they are. ONNX Runtime computes in int8 only where the output of a convolution is quantised too. OpenVINO's
 form comes from NNCF.
+
+Tried on trained nets, a `vnet-light` and a `unet3d` of width 4, 4 to 8 patches, share of labels kept:
+
+| recipe | chosen | others |
+|---|---|---|
+| tensorrt | 99.99th percentile: 99.87, 99.56 % | extremes: 99.73, 99.49; and outputs quantised: 99.54, 99.03 |
+| onnxruntime | extremes: 99.73, 99.20 % | 99.999th percentile: 99.66; outputs left, which runs in fp32: 99.88, 99.65 |
+| openvino | extremes, biases left: 99.87, 99.58 % | NNCF's means of extremes with its bias correction: 99.39, 99.60 |
 """
 
 from __future__ import annotations
@@ -34,6 +42,8 @@ Recipe = Literal["tensorrt", "onnxruntime", "openvino"]
 _CONVOLUTIONS = ["Conv", "ConvTranspose"]
 _STEP = "calibrate int8"
 _FATAL = 4
+_PERCENTILE = 99.99
+"""TensorRT's scales leave out so few values; without zero points, one far value would take steps from all others."""
 _PREPARED = ("onnx.quant.pre_process", "onnxruntime.quant")
 """Tells ONNX Runtime's quantiser that a graph is as it should be; it would say otherwise through the root logger."""
 
@@ -69,6 +79,8 @@ def quantise(
         raise UsageError("expected at least one patch to calibrate int8 on, got none")
     model = onnx_package.load_model_from_string(onnx)
     excluded = sorted(select_nodes([node.name for node in model.graph.node], islands))
+    if not any(node.op_type in _operators(recipe) and node.name not in excluded for node in model.graph.node):
+        raise ExportFailed("expected convolutions to quantise, found none outside the islands")
     watched = _Patches(patches, model.graph.input[0].name, progress)
     try:
         if recipe == "openvino":
@@ -76,10 +88,13 @@ def quantise(
         else:
             made = _with_onnxruntime(model, recipe, watched, excluded)
         return _finish(made, model)
-    except ExportFailed:
-        raise
     except Exception as error:
         raise ExportFailed(f"expected an int8 graph for {recipe}, its quantiser says: {_one_line(error)}") from error
+
+
+def _operators(recipe: Recipe) -> list[str]:
+    """What is quantised; ONNX Runtime has no transposed convolution in int8."""
+    return ["Conv"] if recipe == "onnxruntime" else _CONVOLUTIONS
 
 
 class _Patches:
@@ -122,8 +137,11 @@ def _with_onnxruntime(model: ModelProto, recipe: Recipe, patches: _Patches, excl
     prepared.CopyFrom(model)
     onnx_package.helper.set_model_props(prepared, dict([_PREPARED]))
     options: dict[str, Any] = {"CalibStridedMinMax": 1}  # one patch after the other: it would keep all their tensors
+    method = CalibrationMethod.MinMax
     if recipe == "tensorrt":
+        method = CalibrationMethod.Percentile
         options |= {
+            "CalibPercentile": _PERCENTILE,
             "ActivationSymmetric": True,
             "WeightSymmetric": True,
             "AddQDQPairToWeight": True,
@@ -138,13 +156,12 @@ def _with_onnxruntime(model: ModelProto, recipe: Recipe, patches: _Patches, excl
             target,
             patches,
             quant_format=QuantFormat.QDQ,
-            # ONNX Runtime has no transposed convolution in int8.
-            op_types_to_quantize=_CONVOLUTIONS if recipe == "tensorrt" else ["Conv"],
+            op_types_to_quantize=_operators(recipe),
             per_channel=True,
             activation_type=QuantType.QInt8 if recipe == "tensorrt" else QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             nodes_to_exclude=excluded,
-            calibrate_method=CalibrationMethod.MinMax,
+            calibrate_method=method,
             extra_options=options,
         )
         made: ModelProto = onnx_package.load_model(target)
@@ -153,6 +170,8 @@ def _with_onnxruntime(model: ModelProto, recipe: Recipe, patches: _Patches, excl
 
 def _with_nncf(model: ModelProto, patches: _Patches, excluded: list[str]) -> ModelProto:
     nncf = _import_nncf()
+    from nncf.quantization.range_estimator import RangeEstimatorParametersSet
+
     others = sorted({node.op_type for node in model.graph.node} - set(_CONVOLUTIONS))
     with _quiet("nncf"):
         made: ModelProto = nncf.quantize(
@@ -161,8 +180,10 @@ def _with_nncf(model: ModelProto, patches: _Patches, excluded: list[str]) -> Mod
             preset=nncf.QuantizationPreset.MIXED,
             subset_size=len(patches),
             ignored_scope=nncf.IgnoredScope(names=excluded, types=others, validate=False),
-            # It judges a correction by means over a volume; on V-Nets that cost more labels than it saved.
-            advanced_parameters=nncf.AdvancedQuantizationParameters(disable_bias_correction=True),
+            advanced_parameters=nncf.AdvancedQuantizationParameters(
+                activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX,
+                disable_bias_correction=True,
+            ),
         )
     _make_unsigned(made)
     return made
@@ -203,17 +224,15 @@ def _make_unsigned(model: ModelProto) -> None:
         if weights[name].data_type == TensorProto.INT8:
             moved = (numpy_helper.to_array(weights[name]).astype(np.int16) + 128).astype(np.uint8)
             weights[name].CopyFrom(numpy_helper.from_array(moved, name))
-    for value in model.graph.value_info:
-        if value.name in quantised and value.type.tensor_type.elem_type == TensorProto.INT8:
-            value.type.tensor_type.elem_type = TensorProto.UINT8
+    signed = [value for value in model.graph.value_info if value.type.tensor_type.elem_type == TensorProto.INT8]
+    for value in signed:  # said again by whoever infers types
+        model.graph.value_info.remove(value)
 
 
 def _finish(made: ModelProto, model: ModelProto) -> bytes:
     """Check what a quantiser wrote and drop its notes."""
     import onnx as onnx_package
 
-    if not any(node.op_type == "QuantizeLinear" for node in made.graph.node):
-        raise ExportFailed("expected convolutions to quantise, found none outside the islands")
     del made.metadata_props[:]
     made.metadata_props.extend(model.metadata_props)
     content: bytes = made.SerializeToString(deterministic=True)
