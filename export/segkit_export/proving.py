@@ -16,7 +16,6 @@ from segkit_runtime.engines import missing_runtimes, open_engine
 from segkit_runtime.manifest import Arithmetic, CompiledEngine, Precision, Proof, Tolerance
 
 if TYPE_CHECKING:
-    from segkit_export.quantise import Recipe
     from segkit_export.variants import Halves
 
 EMULATOR = "onnxruntime"
@@ -93,38 +92,56 @@ def plan_attempts(
         tensorrt: whether an engine is built, whose file must hold.
         auto: whether nobody asked for this very precision, so that all but fp32 may fail.
     """
-    attempts: list[Attempt] = []
     has_openvino = "openvino" not in missing_runtimes()
-
-    def attempt(
-        runtime: str, key: str, variant: Callable[[], Variant], required: bool, arithmetic: Arithmetic = "native"
-    ) -> None:
-        attempts.append(
-            Attempt(
-                runtime=runtime, precision=precision, key=key, variant=variant, arithmetic=arithmetic, required=required
-            )
-        )
-
-    def recipe(runtime: str, name: Recipe, required: bool, arithmetic: Arithmetic = "native") -> None:
-        attempt(runtime, name, lambda: variants.quantised(name), required and not auto, arithmetic)
-
     if precision == "fp32":
-        if trained or not has_openvino:
-            attempt("onnxruntime", "", lambda: variants.fp32, True)
-        if has_openvino:
-            attempt("openvino", "", lambda: variants.fp32, openvino or not trained)
+        ways = _full_ways(variants, trained, has_openvino, openvino)
     elif precision == "fp16" or precision == "bf16":
-        half: Halves = precision
-        attempt(EMULATOR, half, lambda: variants.half(half), not auto, "emulated")
-        if has_openvino:  # which lowers the traced file itself
-            attempt("openvino", "", lambda: variants.fp32, openvino and not auto)
+        ways = _half_ways(variants, precision, has_openvino, openvino)
     elif precision == "int8":
-        recipe("onnxruntime", "onnxruntime", False)
-        if has_openvino:
-            recipe("openvino", "openvino", openvino)
-        if tensorrt:
-            recipe(EMULATOR, "tensorrt", True, "emulated")
-    return attempts
+        ways = _int8_ways(variants, has_openvino, openvino, tensorrt)
+    else:
+        ways = []  # TF32 is TensorRT's alone
+    return [
+        Attempt(
+            runtime=runtime,
+            precision=precision,
+            key=key,
+            variant=variant,
+            arithmetic=arithmetic,
+            required=required and not (auto and precision != "fp32"),
+        )
+        for runtime, key, variant, arithmetic, required in ways
+    ]
+
+
+_Way = tuple[str, str, Callable[[], Variant], Arithmetic, bool]
+
+
+def _full_ways(variants: Variants, trained: bool, has_openvino: bool, openvino: bool) -> list[_Way]:
+    ways: list[_Way] = []
+    if trained or not has_openvino:
+        ways.append(("onnxruntime", "", lambda: variants.fp32, "native", True))
+    if has_openvino:
+        ways.append(("openvino", "", lambda: variants.fp32, "native", openvino or not trained))
+    return ways
+
+
+def _half_ways(variants: Variants, half: Halves, has_openvino: bool, openvino: bool) -> list[_Way]:
+    ways: list[_Way] = [(EMULATOR, half, lambda: variants.half(half), "emulated", True)]
+    if has_openvino:  # which lowers the traced file itself
+        ways.append(("openvino", "", lambda: variants.fp32, "native", openvino))
+    return ways
+
+
+def _int8_ways(variants: Variants, has_openvino: bool, openvino: bool, tensorrt: bool) -> list[_Way]:
+    ways: list[_Way] = [
+        ("onnxruntime", "onnxruntime", lambda: variants.quantised("onnxruntime"), "native", False),
+    ]
+    if has_openvino:
+        ways.append(("openvino", "openvino", lambda: variants.quantised("openvino"), "native", openvino))
+    if tensorrt:
+        ways.append((EMULATOR, "tensorrt", lambda: variants.quantised("tensorrt"), "emulated", True))
+    return ways
 
 
 def prove_attempts(
