@@ -153,7 +153,7 @@ def _prove(
     source: Source, variants: Variants, reference: Reference, precision: Precision, progress: Progress
 ) -> Iterator[Row]:
     from segkit_export import proving
-    from segkit_export.verify import Bounds
+    from segkit_export.tolerances import Bounds
 
     tolerance = Bounds().tolerance(precision, source.weights.trained)
     for attempt in proving.plan_attempts(variants, precision, trained=True, openvino=True, tensorrt=True, auto=False):

@@ -146,7 +146,7 @@ def export(
     from segkit_export.exporter import export as run_export
     from segkit_export.memory_plan import parse_size
     from segkit_export.proving import parse_precisions
-    from segkit_export.verify import Bounds
+    from segkit_export.tolerances import Bounds
 
     if plan:
         _plan(registry, source, patch, _bare(names, modalities, classes, options), budget, as_json)

@@ -26,8 +26,9 @@ from segkit_export.progress import Progress, silent
 from segkit_export.proving import NotProven, Proofs
 from segkit_export.source import BareOptions, Source, find_target, open_source
 from segkit_export.tensorrt_build import EngineRequest, Shapes
+from segkit_export.tolerances import Bounds
 from segkit_export.variants import Variants
-from segkit_export.verify import Bounds, Reference, run_reference
+from segkit_export.verify import Reference, run_reference
 from segkit_export.volumes import calibration_patches, choose_heads
 from segkit_runtime.bundle import MODEL, Bundle, require_free_bundle, write_bundle
 from segkit_runtime.cuda import why_no_device

@@ -10,6 +10,7 @@ from segkit.errors import SegkitError, UsageError, VerificationFailed
 from segkit_export import verify
 from segkit_export.emulate import emulate
 from segkit_export.progress import Progress
+from segkit_export.tolerances import describe_tolerance
 from segkit_export.variants import Variant, Variants
 from segkit_export.verify import Finding, Reference
 from segkit_runtime.engines import missing_runtimes, open_engine
@@ -48,7 +49,7 @@ class NotProven(VerificationFailed):
         how = " (emulated)" if proof.arithmetic == "emulated" else ""
         super().__init__(
             f"expected {proof.runtime}{how} in {proof.precision} to do what torch does "
-            f"({verify.describe_tolerance(proof)}), it {verify.describe(proof)}"
+            f"({describe_tolerance(proof)}), it {verify.describe(proof)}"
         )
         self.attempt = attempt
         self.finding = finding
@@ -222,7 +223,7 @@ def prove_engine(
     if not finding.proof.proven:
         raise VerificationFailed(
             f"expected the engine {entry.file} on {engine.device} to do what torch does "
-            f"({verify.describe_tolerance(finding.proof)}), it {verify.describe(finding.proof)}",
+            f"({describe_tolerance(finding.proof)}), it {verify.describe(finding.proof)}",
             hint="no bundle was written; export in a precision with more digits",
         )
     return finding.proof

@@ -19,58 +19,17 @@ from segkit.inference import Engine, Tiling, segment_volume
 from segkit.metrics import confusion_matrix, dice
 from segkit.patches import extract_patch, pad_to, plan_tiles
 from segkit_export.progress import Progress, silent
+from segkit_export.tolerances import TOLERANCES, logit_bound
 from segkit_export.volumes import Head
 from segkit_runtime.bundle import MODEL
 from segkit_runtime.engines import first_line
 from segkit_runtime.manifest import Arithmetic, Precision, Proof, Tolerance
-
-TOLERANCES: dict[Precision, Tolerance] = {
-    "fp32": Tolerance(most_logit_difference=1e-3, least_label_agreement=0.9999, most_dice_difference=0.001),
-    "tf32": Tolerance(most_logit_difference=None, least_label_agreement=0.999, most_dice_difference=0.001),
-    "fp16": Tolerance(most_logit_difference=None, least_label_agreement=0.999, most_dice_difference=0.001),
-    "bf16": Tolerance(most_logit_difference=None, least_label_agreement=0.995, most_dice_difference=0.001),
-    "int8": Tolerance(most_logit_difference=None, least_label_agreement=0.99, most_dice_difference=0.005),
-}
-"""What each precision must keep to. In fp32 two engines sum in another order, which moves a logit by about 1e-5."""
-
-UNTRAINED = 10
-"""How many times as many labels may differ if the weights are random: their logits lie close together."""
-
-LOGIT_UNIT = 0.1
-"""A difference of logits is measured in units of 1, or of this share of the largest logit if that is more."""
 
 _KEPT_BYTES = 2**29
 """Memory for the logits of torch that are kept for comparison: 32 tiles of 128x128x64 voxels and 4 classes."""
 
 _BINS = np.logspace(-9, 9, 721)
 """Edges of the bins that differences of logits are counted in: 40 a decade, so a quantile is exact to 6 %."""
-
-
-@dataclass(frozen=True)
-class Bounds:
-    """What someone chose an engine to keep to; None leaves it to the precision.
-
-    Attributes:
-        least_label_agreement: least share of voxels with the same label, 0 to 1.
-        most_dice_difference: largest change of the Dice of a class against the truth, 0 to 1.
-    """
-
-    least_label_agreement: float | None = None
-    most_dice_difference: float | None = None
-
-    def tolerance(self, precision: Precision, trained: bool) -> Tolerance:
-        """What an engine in this precision must keep to."""
-        usual = TOLERANCES[precision]
-        agreement = usual.least_label_agreement
-        if not trained and precision != "fp32":
-            agreement = 1 - UNTRAINED * (1 - agreement)
-        return Tolerance(
-            most_logit_difference=usual.most_logit_difference,
-            least_label_agreement=agreement if self.least_label_agreement is None else self.least_label_agreement,
-            most_dice_difference=(
-                usual.most_dice_difference if self.most_dice_difference is None else self.most_dice_difference
-            ),
-        )
 
 
 class _Told:
@@ -329,9 +288,7 @@ def prove(
         worst = _worse(worst, told, images, mask, labels)
     agreement = float(np.trace(confusion) / confusion.sum())
     dice_difference = _dice_difference(against_truth) if against_truth.any() else None
-    bound = None
-    if tolerance.most_logit_difference is not None:
-        bound = tolerance.most_logit_difference * max(1.0, LOGIT_UNIT * reference.max_abs_logit)
+    bound = logit_bound(tolerance, reference.max_abs_logit)
     proof = Proof(
         runtime=engine.runtime,
         version=engine.version,
@@ -381,18 +338,6 @@ def _worse(
     return WorstSlice(
         told.head.name, z, int(others[z]), images[0, :, :, z].copy(), reference[:, :, z].copy(), labels[:, :, z].copy()
     )
-
-
-def describe_tolerance(proof: Proof) -> str:
-    """What a proof is held to, in words."""
-    tolerance = proof.tolerance
-    parts = [f"the same label on {tolerance.least_label_agreement:.2%} of the voxels"]
-    if tolerance.most_logit_difference is not None:
-        bound = tolerance.most_logit_difference * max(1.0, LOGIT_UNIT * proof.max_abs_logit)
-        parts.append(f"logits within {bound:.2g}")
-    if proof.dice_difference is not None:
-        parts.append(f"Dice within {tolerance.most_dice_difference:g}")
-    return ", ".join(parts)
 
 
 def describe(proof: Proof) -> str:

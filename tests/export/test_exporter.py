@@ -18,7 +18,7 @@ from segkit_export import exporter, proving, tensorrt_build, verify
 from segkit_export.exporter import Exported, Request, TensorRT, export
 from segkit_export.onnx_export import Dynamic, to_onnx
 from segkit_export.source import BareOptions
-from segkit_export.verify import Bounds
+from segkit_export.tolerances import Bounds
 from segkit_runtime.bundle import Bundle
 from segkit_runtime.engines import ONNX_RUNTIMES, missing_runtimes, open_engine
 from segkit_runtime.selfcheck import run_selfcheck
