@@ -213,7 +213,14 @@ def _describe(
 ) -> Network:
     from segkit.complexity import RULES, measure
 
-    size = measure(network, in_channels, patch)
+    try:
+        size = measure(network, in_channels, patch)
+    except (ValueError, RuntimeError) as error:
+        raise UsageError(
+            f"expected a patch that {entry.name} takes, {'x'.join(map(str, patch))} gives {type(error).__name__}: "
+            f"{' '.join(str(error).split())[:200]}",
+            hint="choose a larger --patch",
+        ) from error
     return Network(
         model=entry.qualified,
         version=entry.version,

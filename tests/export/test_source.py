@@ -177,3 +177,11 @@ def test_data_that_is_gone_is_an_error_that_says_how_to_name_a_copy(
 def test_a_bare_model_takes_no_data(registry: Registry, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="expected --verify with a run, got it with the bare model 'unet3d'"):
         choose_heads(open_bare(registry), registry, tmp_path)
+
+
+def test_a_patch_too_small_for_the_network_is_a_bad_request(registry: Registry) -> None:
+    target = find_target("monai-dynunet", registry)
+    with pytest.raises(
+        UsageError, match=r"expected a patch that monai-dynunet takes, 32x32x32 gives ValueError: .*larger"
+    ):
+        open_source(target, registry, patch=(32, 32, 32))
