@@ -39,7 +39,8 @@ Trained networks are those of `segkit bench dsc --data phantom --quick`, held ag
 phantom, some on the middle of it where the row says so. Untrained ones are held against it on a made-up head, where ten
 times as many labels may differ, since random logits lie close together. *Emulated*: ONNX Runtime ran the file with each
 tensor rounded to the precision and products in fp32, which proves
-the file. TensorRT for RTX engines were built for Ampere and newer, and not run."""
+the file. TensorRT for RTX engines were built for Ampere and newer, and not run. Times depend on
+what else the machine did meanwhile."""
 
 Row = dict[str, Any]
 
