@@ -14,6 +14,8 @@ from segkit.errors import UsageError
 from segkit.extras import is_installed
 from segkit.volume import Volume
 
+_LEAST_COSINE = 1e-15
+
 _lock = threading.Lock()
 _users: list[int] = []
 """ITK's number of threads before the first of those who use it now, once for each of them."""
@@ -63,7 +65,10 @@ def geometry(volume: Volume) -> tuple[list[float], list[float], list[float]]:
     """
     linear = volume.affine[:3, 2::-1]
     spacing_mm = np.sqrt((linear**2).sum(0))
-    return volume.affine[:3, 3].tolist(), spacing_mm.tolist(), (linear / spacing_mm).ravel().tolist()
+    direction = linear / spacing_mm
+    # Less than the last digit of an angle: ITK divides by it, and finds nothing where the image lies.
+    direction[np.abs(direction) < _LEAST_COSINE] = 0
+    return volume.affine[:3, 3].tolist(), spacing_mm.tolist(), direction.ravel().tolist()
 
 
 def to_image(sitk: Any, volume: Volume) -> Any:

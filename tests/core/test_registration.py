@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter, map_coordinates
 from scipy.spatial.transform import Rotation
@@ -52,6 +52,7 @@ def inside(voxels: np.ndarray, shape, margin: float) -> np.ndarray:
 class TestResample:
     @settings(max_examples=25, deadline=None)
     @given(angles, shifts, spacings, spacings)
+    @example((2.3e-297, 0.0, 0.0), (0.0, 0.0, 0.0), (1.0, 1.0, 0.75), (1.0, 1.0, 1.0))  # an angle that is none
     def test_a_voxel_gets_what_lies_at_its_place_in_millimetres(self, angles_deg, shift_mm, own_mm, target_mm):
         rng = np.random.default_rng(0)
         own = Volume(
