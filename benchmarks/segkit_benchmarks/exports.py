@@ -70,7 +70,8 @@ def exports(
 ) -> None:
     """Try every runtime and precision on trained runs and bare models, and print what is proven and what is not.
 
-    Nothing is exported; OUT/exports.json keeps the figures, and a second call adds the sources that are not in it yet.
+    Nothing is exported; OUT/exports.json keeps the figures, OUT/exports.md is the page of them, and a second call adds
+    the sources that are not in it yet.
     """
     from segkit_export.proving import parse_precisions
 
@@ -220,6 +221,7 @@ def _write(path: Path, rows: Sequence[Row]) -> None:
         "rows": rows,
     }
     write_bytes(path, (json.dumps(report, indent=1) + "\n").encode())
+    write_bytes(path.with_suffix(".md"), render(report).encode())
 
 
 def _version(distribution: str) -> str:

@@ -33,6 +33,8 @@ def test_every_cell_has_figures_or_a_reason_and_a_second_call_does_nothing(regis
     for row in others:
         assert row["trained"] is False
         assert row.get("reason") or row.get("label_agreement") or row.get("activation_mib")
+    page = (tmp_path / "exports.md").read_text()
+    assert page == render(json.loads((tmp_path / "exports.json").read_text()))
     before = (tmp_path / "exports.json").stat().st_mtime_ns
     assert run(registry, tmp_path) == rows
     assert (tmp_path / "exports.json").stat().st_mtime_ns == before
