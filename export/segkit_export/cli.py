@@ -178,11 +178,13 @@ def export(
         subjects=verify_subjects,
         overwrite=overwrite,
     )
+    if triton is not None:
+        from segkit_export.triton import left_out, require_free_repository, write_triton
+
+        require_free_repository(triton, overwrite)
     with step_bars() as progress:
         exported = run_export(request, registry, progress)
     if triton is not None:
-        from segkit_export.triton import left_out, write_triton
-
         write_triton(exported.bundle, triton, overwrite)
         exported = dataclasses.replace(exported, warnings=(*exported.warnings, *left_out(exported.bundle)))
     if as_json:

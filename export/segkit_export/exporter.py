@@ -20,7 +20,7 @@ from segkit.extras import require
 from segkit.inference.torch_engine import TorchEngine
 from segkit_export import proving, tensorrt_build
 from segkit_export.engines import engine_entry
-from segkit_export.failure import Findings, explain
+from segkit_export.failure import Findings, explain, forget
 from segkit_export.onnx_export import Dynamic, to_onnx
 from segkit_export.progress import Progress, silent
 from segkit_export.proving import NotProven, Proofs
@@ -147,9 +147,9 @@ def export(request: Request, registry: Registry, progress: Progress = silent) ->
     files |= {variant.model.file: variant.onnx for variant in proofs.used.values()}
     files |= _selfcheck(torch, reference)
     manifest = _manifest(source, proofs, engines)
-    return Exported(
-        bundle=write_bundle(out, manifest, files, overwrite=request.overwrite), warnings=tuple(proofs.warnings)
-    )
+    bundle = write_bundle(out, manifest, files, overwrite=request.overwrite)
+    forget(out)
+    return Exported(bundle=bundle, warnings=tuple(proofs.warnings))
 
 
 def _require_writable(out: Path, overwrite: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -44,14 +45,25 @@ def explain(error: NotProven, out: Path, classes: Sequence[str], found: Findings
         "doctor": None if found is None else asdict(found),
         "picture": None,
     }
-    worst = error.finding.worst
+    worst, undrawn = error.finding.worst, ""
     if worst is not None and is_installed("matplotlib"):
         draw_worst(folder / PICTURE, worst, classes, error.finding.proof.precision)
         report["picture"] = PICTURE
+    elif worst is not None:
+        undrawn = ', without a picture of the worst slice: pip install "segkit3d[report]"'
     write_bytes(folder / REPORT, (json.dumps(report, indent=1) + "\n").encode())
     return VerificationFailed(
-        f"{error.message}{_in_words(found)}", hint=f"no bundle was written; see {folder}{_advice(found)}"
+        f"{error.message}{_in_words(found)}", hint=f"no bundle was written; see {folder}{undrawn}{_advice(found)}"
     )
+
+
+def forget(out: Path) -> None:
+    """Take away what an earlier export to the same place left when it failed."""
+    folder = failed_folder(out)
+    for name in (REPORT, PICTURE):
+        (folder / name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # something else lies in there, or nothing is there
+        folder.rmdir()
 
 
 def _in_words(found: Findings) -> str:

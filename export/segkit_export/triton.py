@@ -99,7 +99,7 @@ def write_triton(bundle: Bundle, folder: Path, overwrite: bool = False) -> Path:
     """
     models = list(_models(bundle))
     labels = "".join(f"{label.name}\n" for label in bundle.manifest.labels)
-    with drafted(folder, overwrite, _require_free) as draft:
+    with drafted(folder, overwrite, require_free_repository) as draft:
         for model in models:
             place = draft / model.name
             (place / _VERSION).mkdir(parents=True)
@@ -242,8 +242,13 @@ def _text(value: str) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _require_free(folder: Path, overwrite: bool) -> None:
-    """Refuse a place where a repository cannot be written, and never replace models of somebody else."""
+def require_free_repository(folder: Path, overwrite: bool) -> None:
+    """Refuse a place where a repository cannot be written, and never replace models of somebody else.
+
+    Raises:
+        OutputExists: something is there and `overwrite` is not set.
+        UsageError: what is there is not from segkit.
+    """
     if not folder.exists() and not folder.is_symlink():
         return
     if not overwrite:

@@ -55,6 +55,15 @@ def test_an_engine_is_told_with_its_memory_and_that_it_did_not_run(registry: Reg
     assert Bundle.open(folder / "here/x.segkit").manifest.modalities == ["T1", "T2"]
 
 
+def test_a_triton_repository_that_cannot_be_written_is_refused_before_any_work(
+    registry: Registry, folder: Path
+) -> None:
+    (folder / "served").mkdir()
+    with pytest.raises(OutputExists, match="expected nothing at served, found a folder"):
+        invoke(registry, "unet3d", "--triton", "served", *SMALL)
+    assert [path.name for path in folder.iterdir()] == ["served"]
+
+
 def test_json_is_one_document(registry: Registry, folder: Path) -> None:
     answer = json.loads(invoke(registry, "unet3d", "--json", "--modalities", "2", "--classes", "3", *SMALL))
     assert answer["bundle"] == "unet3d.segkit"

@@ -304,6 +304,7 @@ def test_what_fails_in_less_precision_is_explained_and_mended_only_on_request(
     forgiving = dataclasses.replace(wanted, bounds=Bounds(least_label_agreement=0.9), mend=True)
     done = export(forgiving, registry)
     assert done.bundle.manifest.models[1].islands == []
+    assert not (tmp_path / "x.segkit.failed").exists()
 
 
 @pytest.mark.usefixtures("traced")
