@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+VIEWER := node_modules/.package-lock.json
 
-.PHONY: setup demo test lint clean
+.PHONY: setup viewer demo bench test lint clean
 
 setup: $(STAMP)
 
@@ -14,8 +15,18 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all,dev]'
 	@touch $@
 
-demo: setup
+# The viewer of the HTML report; where npm is missing, the report says so and shows pictures.
+viewer: $(VIEWER)
+
+$(VIEWER): package.json package-lock.json
+	npm ci --ignore-scripts --no-audit --no-fund
+
+demo: setup $(if $(shell command -v npm),viewer)
 	$(BIN)/python -m segkit_benchmarks.demo --out out/demo
+
+# The thesis' Table 1 in its quick form: half the sides of large patches, fewer runs.
+bench: setup
+	$(BIN)/segkit bench table1 --quick --overwrite --out out/table1
 
 lint: setup
 	$(BIN)/ruff check .
@@ -27,4 +38,4 @@ test: lint
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 clean:
-	rm -rf $(VENV) out build dist *.egg-info
+	rm -rf $(VENV) node_modules out build dist *.egg-info

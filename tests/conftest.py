@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 # Before torch is imported: on networks this small, and on a busy machine, threads mostly wait for each other.
@@ -20,6 +21,14 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what needs a CUDA device where there is none, with CUDA's own reason."""
     if item.get_closest_marker("gpu") and (reason := why_no_device()):
         pytest.skip(f"needs a CUDA device: {reason}")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Compiled engines are cached in a folder of this session, never in the home of who runs the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

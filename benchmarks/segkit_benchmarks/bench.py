@@ -7,9 +7,13 @@ import importlib
 import click
 
 _BENCHMARKS = {
+    "compare": ("segkit_benchmarks.compare:compare", "Two results: what changed, beyond noise."),
     "dsc": ("segkit_benchmarks.dsc:dsc", "The thesis' Dice tables, ours beside theirs."),
     "exports": ("segkit_benchmarks.exports:exports", "Networks, runtimes, precisions: proven, built, or why not."),
+    "io": ("segkit_benchmarks.io:io", "Reading images and writing labels, beside other software."),
     "kills": ("segkit_benchmarks.kills:kills", "Kill training at random moments, go on, compare the bits."),
+    "peers": ("segkit_benchmarks.peers.command:peers", "Whole volumes, process start and whole runs, beside others."),
+    "table1": ("segkit_benchmarks.table1:table1", "The thesis' Table 1, then and now."),
     "training": ("segkit_benchmarks.training:training", "Training patches and steps, beside other software."),
 }
 """Where they are, and the line that help shows."""

@@ -89,7 +89,7 @@ def _print(report: dict[str, Any]) -> None:
     print_table([{key.replace("_", " "): row[key] for key in keys} for row in measured], title="measured here, batch 1")
     for row in report["runtimes"]:
         if "failed" in row:
-            click.echo(f"{row['runtime']}: not measured: {row['failed']}")
+            click.echo(f"{row.get('engine', row['runtime'])}: not measured: {row['failed']}")
     if report["engines"]:
         click.echo()
         built = (

@@ -67,6 +67,7 @@ def demo(out: Path) -> None:
         "segment {bundle} --modality T1={brain} --out {result} --overwrite", bundle=bundle, brain=brain, result=result
     )
     scores = _score_brain(out, brain, result, truth)
+    segkit("report {out} --html", out=out)
     minutes = (time.monotonic() - began) / 60
     _summarise(out, steps, scores, minutes)
 
@@ -102,6 +103,7 @@ def _score_brain(out: Path, brain: Path, result: Path, truth: Volume) -> dict[st
         truth.canonical().data,
         LABELS,
         "MNI152 T1 (real, an average of 152 heads) through the exported bundle",
+        spacing_mm=image.canonical().spacing_mm,
     )
     named = {name: round(float(score), 4) for name, score in zip(LABELS, scores, strict=True)}
     return {**named, "foreground_mean": round(mean_dice(scores, background=False), 4)}
@@ -139,7 +141,10 @@ def _summarise(out: Path, steps: list[dict[str, Any]], brain: dict[str, float], 
             for engine in manifest["engines"]
         ),
         "",
-        *(f"{runtime}: {value} ms a patch (median)" for runtime, value in facts["latency_p50_ms"].items()),
+        *(
+            f"{runtime}: " + (f"not run: {value}" if isinstance(value, str) else f"{value} ms a patch (median)")
+            for runtime, value in facts["latency_p50_ms"].items()
+        ),
         "",
         "files",
         f"  {out}/run/best.safetensors      checkpoint",
@@ -147,6 +152,7 @@ def _summarise(out: Path, steps: list[dict[str, Any]], brain: dict[str, float], 
         f"  {out}/run/scores.json           scores; pictures in run/pictures/",
         f"  {out}/unet3d.segkit/            bundle: manifest, ONNX, TensorRT engine",
         f"  {out}/unet3d.profile.json       latency and memory",
+        f"  {out}/report.html               all of it as a page, with a viewer",
         f"  {out}/mni152_seg.nii.gz         segmentation of the real brain",
         f"  {out}/mni152_overlay.png        the same as a picture",
         "",

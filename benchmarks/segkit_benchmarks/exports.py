@@ -20,17 +20,22 @@ from segkit.cli.output import print_json, print_table, progress_bar
 from segkit.errors import SegkitError, UsageError
 from segkit.files import write_bytes
 from segkit_benchmarks.profile import describe_machine
+from segkit_benchmarks.rewrites import RESULT as REWRITES
+from segkit_benchmarks.rewrites import measure_rewrites, render_rewrites
 
 if TYPE_CHECKING:
     from segkit.registry import Registry
     from segkit_export.progress import Progress
+    from segkit_export.reference import Reference
     from segkit_export.source import Source
     from segkit_export.variants import Variants
-    from segkit_export.verify import Reference
     from segkit_export.volumes import Head
     from segkit_runtime.manifest import Precision
 
 RESULT = "exports.json"
+
+_REWRITTEN_PATCH = (64, 64, 64)
+"""Of --rewrites, where --patch says nothing."""
 
 _SOFTWARE = ("torch", "onnx", "onnxscript", "onnx_ir", "onnxruntime", "openvino", "tensorrt_rtx_cu13", "nncf")
 
@@ -46,7 +51,13 @@ Row = dict[str, Any]
 
 
 @click.command(epilog="Example: segkit bench exports out/dsc/phantom-mrbrains/* monai-unet --out out/exports")
-@click.argument("sources", nargs=-1, required=True, metavar="RUN|MODEL ...")
+@click.argument("sources", nargs=-1, metavar="RUN|MODEL ...")
+@click.option(
+    "--rewrites",
+    type=click.IntRange(1),
+    metavar="ROUNDS",
+    help="Time the work on the graph, with each piece of it and without, on networks of its own; needs no sources.",
+)
 @click.option(
     "--precision",
     default="fp32,tf32,fp16,bf16,int8",
@@ -62,6 +73,7 @@ Row = dict[str, Any]
 def exports(
     registry: Registry,
     sources: tuple[str, ...],
+    rewrites: int | None,
     precision: str,
     patch: Size | None,
     crop: Size | None,
@@ -71,8 +83,25 @@ def exports(
     """Try every runtime and precision on trained runs and bare models, and print what is proven and what is not.
 
     Nothing is exported; OUT/exports.json keeps the figures, OUT/exports.md is the page of them, and a second call adds
-    the sources that are not in it yet.
+    the sources that are not in it yet. OUT/rewrites.json keeps those of --rewrites, which are on the same page.
     """
+    if not sources and rewrites is None:
+        raise UsageError("expected runs or models, got none", hint="example: segkit bench exports monai-unet")
+    if rewrites is not None:
+        _measure_rewrites(registry, patch or _REWRITTEN_PATCH, rewrites, out)
+    _try_sources(registry, sources, precision, patch, crop, out)
+    results = [out / RESULT] * bool(sources) + [out / REWRITES] * (rewrites is not None)
+    if as_json:
+        print_json(json.loads(results[0].read_text()))
+        return
+    for path in results:
+        print_table([_printed(row) if path.name == RESULT else row for row in _read(path)])
+        click.echo(f"\n{path}")
+
+
+def _try_sources(
+    registry: Registry, sources: Sequence[str], precision: str, patch: Size | None, crop: Size | None, out: Path
+) -> None:
     from segkit_export.proving import parse_precisions
 
     known = _read(out / RESULT)
@@ -95,11 +124,6 @@ def exports(
                 known.append(_row(Path(name).name, "-", "-", "failed", reason=str(error)))
             _write(out / RESULT, known)
             gc.collect()
-    if as_json:
-        print_json(json.loads((out / RESULT).read_text()))
-        return
-    print_table([_printed(row) for row in known])
-    click.echo(f"\n{out / RESULT}")
 
 
 def _try_source(
@@ -112,9 +136,9 @@ def _try_source(
 ) -> list[Row]:
     from segkit.inference.torch_engine import TorchEngine
     from segkit_export.onnx_export import to_onnx
+    from segkit_export.reference import run_reference
     from segkit_export.source import find_target, open_source
     from segkit_export.variants import Variants
-    from segkit_export.verify import run_reference
     from segkit_export.volumes import calibration_patches, choose_heads
 
     target = find_target(name, registry)
@@ -213,15 +237,35 @@ def _read(path: Path) -> list[Row]:
 
 
 def _write(path: Path, rows: Sequence[Row]) -> None:
-    report = {
+    report = {**_circumstances(), "rows": rows}
+    write_bytes(path, (json.dumps(report, indent=1) + "\n").encode())
+    _write_page(path.parent)
+
+
+def _write_page(out: Path) -> None:
+    report, measured = (
+        json.loads(path.read_text()) if path.is_file() else None for path in (out / RESULT, out / REWRITES)
+    )
+    if report is not None:
+        write_bytes(out / "exports.md", render(report, measured).encode())
+
+
+def _measure_rewrites(registry: Registry, patch: Size, rounds: int, out: Path) -> None:
+    with progress_bar() as bar:
+        task = bar.add_task("rewrites", total=None)
+        rows = measure_rewrites(registry, patch, rounds, lambda step: bar.update(task, description=step))
+    report = {**_circumstances(), "patch": patch, "rounds": rounds, "rows": rows}
+    write_bytes(out / REWRITES, (json.dumps(report, indent=1) + "\n").encode())
+    _write_page(out)
+
+
+def _circumstances() -> dict[str, Any]:
+    return {
         "schema": 1,
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "machine": describe_machine(),
         "versions": {name: _version(name) for name in _SOFTWARE},
-        "rows": rows,
     }
-    write_bytes(path, (json.dumps(report, indent=1) + "\n").encode())
-    write_bytes(path.with_suffix(".md"), render(report).encode())
 
 
 def _version(distribution: str) -> str:
@@ -259,8 +303,13 @@ def figures(row: Row) -> str:
     )
 
 
-def render(report: dict[str, Any]) -> str:
-    """The page `docs/exports.md` of a result file: one line for each network, runtime and precision."""
+def render(report: dict[str, Any], rewrites: dict[str, Any] | None = None) -> str:
+    """The page `docs/exports.md` of a result file: one line for each network, runtime and precision.
+
+    Args:
+        report: content of exports.json.
+        rewrites: content of rewrites.json, if there is one.
+    """
     machine = report["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
     lines = [
@@ -276,4 +325,6 @@ def render(report: dict[str, Any]) -> str:
     for row in report["rows"]:
         cells = [str(cell).replace("|", "\\|").replace("\n", " ") for cell in _printed(row).values()]
         lines.append("| " + " | ".join(cells) + " |")
+    if rewrites is not None:
+        lines += render_rewrites(rewrites)
     return "\n".join(lines) + "\n"

@@ -45,15 +45,18 @@ def measure_runtime(
     runtime: str,
     settings: Settings,
     on_run: Callable[[int], None] = lambda done: None,
+    *,
+    engine: str | None = None,
 ) -> dict[str, Any]:
     """Measure one runtime on the network of a bundle, batch 1, the bundle's own patch.
 
     Args:
         registry: finds the runtime; the process gets its entries and switches.
         bundle: the bundle's folder.
-        runtime: name of a runtime plugin.
+        runtime: name of a runtime plugin, or of the runtime of `engine`.
         settings: how long to measure.
         on_run: called with the number of timed runs done.
+        engine: file of a compiled engine of the bundle, which runs on the first CUDA device; None for the network.
 
     Returns:
         The row of profile.json, or `{"runtime", "failed"}` with the reason.
@@ -61,7 +64,7 @@ def measure_runtime(
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe(duplex=False)
     registry = Registry(registry.entries, registry.switches)  # without what it has loaded
-    process = context.Process(target=_child, args=(there, registry, bundle, runtime, settings), daemon=True)
+    process = context.Process(target=_child, args=(there, registry, bundle, runtime, engine, settings), daemon=True)
     process.start()
     there.close()
     try:
@@ -78,23 +81,33 @@ def measure_runtime(
         process.join()
 
 
-def _child(pipe: Connection, registry: Registry, bundle: Path, runtime: str, settings: Settings) -> None:
+def _child(
+    pipe: Connection, registry: Registry, bundle: Path, runtime: str, engine: str | None, settings: Settings
+) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the parent ends this process
     try:
-        pipe.send(_measure(registry, bundle, runtime, settings, pipe.send))
+        pipe.send(_measure(registry, bundle, runtime, engine, settings, pipe.send))
     except Exception as error:
         pipe.send({"failed": f"{type(error).__name__}: {error}"})
 
 
 def _measure(
-    registry: Registry, folder: Path, runtime: str, settings: Settings, on_run: Callable[[int], None]
+    registry: Registry,
+    folder: Path,
+    runtime: str,
+    file: str | None,
+    settings: Settings,
+    on_run: Callable[[int], None],
 ) -> dict[str, Any]:
     from segkit_runtime.bundle import Bundle
 
     bundle = Bundle.open(folder)
     manifest = bundle.manifest
     began = time.perf_counter()
-    engine = _open(registry, bundle, runtime, settings.threads)
+    if file is None:
+        engine = _open(registry, bundle, runtime, settings.threads)
+    else:
+        engine = _open_compiled(bundle, file, settings.threads)
     load_seconds = time.perf_counter() - began
     rng = np.random.default_rng(0)
     patch = rng.standard_normal((1, manifest.channels, *manifest.inference.patch), dtype=np.float32)
@@ -119,6 +132,7 @@ def _measure(
         "p50_ms": round(p50, 2),
         "p95_ms": round(p95, 2),
         "p99_ms": round(p99, 2),
+        "times_ms": [round(float(time_ms), 3) for time_ms in timed],
         "voxels_per_second": round(float(np.prod(manifest.inference.patch)) / p50 * 1000),
         "gflops_per_second": round(2 * manifest.network.macs / p50 / 1e6, 1),
         "peak_mib": peak_mib(),
@@ -144,3 +158,13 @@ def _open(registry: Registry, bundle: Bundle, runtime: str, threads: int | None)
         model = bundle.read("model.onnx")
     engine: Engine = registry.build("runtime", runtime)(model, **options)
     return engine
+
+
+def _open_compiled(bundle: Bundle, file: str, threads: int | None) -> Engine:
+    """Open a compiled engine of the bundle on the first CUDA device."""
+    from segkit_runtime.engines import open_engine
+
+    built = next(engine for engine in bundle.manifest.engines if engine.file == file)
+    return open_engine(
+        built.runtime, bundle.read(file), precision=built.precision, device="cuda:0", threads=threads, built=built
+    )

@@ -10,7 +10,7 @@ def segkit_commands() -> list[CommandCard]:
         CommandCard(
             name="bench",
             factory="segkit_benchmarks.bench:bench",
-            summary="Run a benchmark: the thesis' Dice tables, kills of a training.",
+            summary="Run a benchmark: the thesis' tables then and now, exports, training; compare results.",
         ),
         CommandCard(
             name="profile",
@@ -20,6 +20,6 @@ def segkit_commands() -> list[CommandCard]:
         CommandCard(
             name="report",
             factory="segkit_benchmarks.report:report",
-            summary="Draw a run: learning curves, output volumes, predictions beside the truth.",
+            summary="One HTML page of all results, or the pictures of a run.",
         ),
     ]

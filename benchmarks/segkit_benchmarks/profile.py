@@ -9,11 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from segkit.errors import SegkitError
+from segkit.errors import SegkitError, UsageError
 from segkit.extras import require
 from segkit.registry import Registry
 from segkit_benchmarks.measure import Settings, measure_runtime
 from segkit_runtime.bundle import Bundle
+from segkit_runtime.engines import ENGINES
+from segkit_runtime.manifest import Manifest
 
 
 def profile_bundle(
@@ -23,12 +25,12 @@ def profile_bundle(
     settings: Settings,
     on_run: Callable[[str, int], None] = lambda runtime, done: None,
 ) -> dict[str, Any]:
-    """Profile a bundle on this machine.
+    """Profile a bundle on this machine: every runtime, and every compiled engine that the bundle has.
 
     Args:
         registry: finds the runtimes.
         folder: the bundle.
-        runtimes: names of runtimes; empty for all that are installed.
+        runtimes: names of runtimes, TensorRT's too; empty for all that are installed.
         settings: how long to measure each.
         on_run: called with the runtime and the number of timed runs done.
 
@@ -38,12 +40,16 @@ def profile_bundle(
     Raises:
         BundleError: the bundle is altered or incomplete.
         MissingExtra: a runtime was named and its module is not installed.
+        UsageError: a runtime of compiled engines was named and the bundle has no engine of it.
     """
     bundle = Bundle.open(folder)
     manifest = bundle.manifest
     network = manifest.network
+    _require_engines(runtimes, manifest)
     rows = []
     for name in runtimes or [entry.name for entry, status in registry.list("runtime") if status == "ok"]:
+        if name in _COMPILED:
+            continue
         try:
             card = registry.card("runtime", name)
             require(card.module, card.extra, f"the runtime {name}")
@@ -53,6 +59,17 @@ def profile_bundle(
             rows.append({"runtime": name, "failed": str(error)})
             continue
         rows.append(measure_runtime(registry, folder, name, settings, lambda done, name=name: on_run(name, done)))  # type: ignore[misc]
+    for engine in manifest.engines:
+        if engine.runtime in (runtimes or _COMPILED):
+            row = measure_runtime(
+                registry,
+                folder,
+                engine.runtime,
+                settings,
+                lambda done, name=engine.runtime: on_run(name, done),  # type: ignore[misc]
+                engine=engine.file,
+            )
+            rows.append({**row, "engine": engine.file})
     return {
         "schema": 1,
         "bundle": manifest.name,
@@ -89,6 +106,19 @@ def profile_bundle(
         "method": "batch 1, the bundle's patch, random input; first run apart; each runtime in a process of its own; "
         "peak_mib: largest resident memory of that process, libraries included; torch has random weights",
     }
+
+
+_COMPILED = tuple(name for name, kind in ENGINES.items() if kind.takes == "engine")
+
+
+def _require_engines(runtimes: tuple[str, ...], manifest: Manifest) -> None:
+    there = {engine.runtime for engine in manifest.engines}
+    for name in runtimes:
+        if name in _COMPILED and name not in there:
+            raise UsageError(
+                f"expected a bundle with an engine of {name}, this one has {', '.join(sorted(there)) or 'no engines'}",
+                hint="build one: segkit export RUN --trt",
+            )
 
 
 def describe_machine() -> dict[str, Any]:

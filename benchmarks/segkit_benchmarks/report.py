@@ -16,6 +16,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from segkit.cli.device import choose_device, device_option
 from segkit.cli.options import json_option
 from segkit.cli.output import print_json, progress_bar
 from segkit.dataset import IGNORE, load_input, open_dataset, read_label
-from segkit.errors import DataError, UnknownName
+from segkit.errors import DataError, UnknownName, UsageError
 from segkit.extras import require
 from segkit.files import write_bytes
 from segkit.inference import Engine, Tiling, segment_volume
@@ -45,18 +46,44 @@ _OVERLAP = 0.5
 """Along both axes of a slice, so that four predictions meet in most voxels, as in figure 73."""
 
 
-@click.command(epilog="Example: segkit report runs/first --subject sub-003")
-@click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
+@click.command(epilog="Example: segkit report out/table1 --html")
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--html", is_flag=True, help="One HTML file of all results in DIR, with a viewer.")
 @click.option("--subject", help="Labelled subject to draw.  [default: the first that was held out]")
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="[default: RUN/figures]")
+@click.option("--out", type=click.Path(path_type=Path), help="[default: DIR/figures, or DIR/report.html]")
+@click.option(
+    "--niivue",
+    type=click.Path(path_type=Path, file_okay=False),
+    envvar="SEGKIT_NIIVUE",
+    show_envvar=True,
+    help="npm package of the viewer.  [default: node_modules/@niivue/niivue, here or above]",
+)
 @device_option
 @json_option
 @click.pass_obj
-def report(registry: Registry, folder: Path, subject: str | None, out: Path | None, device: str, as_json: bool) -> None:
-    """Draw RUN: learning curves, output volumes, and predictions beside the truth, as PNG.
+def report(
+    registry: Registry,
+    folder: Path,
+    html: bool,
+    subject: str | None,
+    out: Path | None,
+    niivue: Path | None,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Draw a run, or make a page of all results in DIR.
 
-    figures.json beside the pictures says what each of them shows.
+    Without --html, DIR is a run: its learning curves, output volumes, and predictions beside the truth become PNG
+    files, and figures.json says what each of them shows.
+
+    With --html, DIR holds what segkit bench, profile, train and evaluate wrote, down to a few folders deep. The page is
+    one file that works offline; its last section names what is missing and the command that makes it.
     """
+    if html:
+        _report_html(registry, folder, subject, out, niivue, choose_device(device), as_json)
+        return
+    if niivue is not None and "SEGKIT_NIIVUE" not in os.environ:
+        raise UsageError("expected --html with --niivue", hint="add --html: pictures have no viewer")
     require("matplotlib", "report", "segkit report")
     run = Run.open(folder)
     out = out or folder / "figures"
@@ -70,6 +97,32 @@ def report(registry: Registry, folder: Path, subject: str | None, out: Path | No
         print_json(found)
     else:
         click.echo(f"{len(found['figures'])} pictures of {found['subject']} in {out}, listed in figures.json")
+
+
+def _report_html(
+    registry: Registry,
+    folder: Path,
+    subject: str | None,
+    out: Path | None,
+    niivue: Path | None,
+    device: str,
+    as_json: bool,
+) -> None:
+    from segkit_benchmarks.html_report import write_html
+
+    with progress_bar() as bar:
+        task = bar.add_task("segmenting the volume of the viewer", total=None)
+
+        def show(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        written = write_html(registry, folder, out, subject=subject, device=device, niivue=niivue, progress=show)
+    if as_json:
+        print_json(written.to_json())
+        return
+    for section, why in written.missing.items():
+        click.echo(f"without {section}: {why}")
+    click.echo(f"{len(written.sections)} sections, {written.size_bytes / 1e6:.1f} MB: {written.file}")
 
 
 def write_figures(
@@ -102,7 +155,7 @@ def write_figures(
     config = run.config
     rows = read_metrics(run.folder / "metrics.csv")
     engine = TorchEngine(run.build_network(registry), device=device)
-    head = _open_head(registry, run, subject or config.held_out_subjects[0])
+    head = open_head(registry, run, subject or config.held_out_subjects[0])
     labels = segment_volume(engine, head.images, head.mask, Tiling(config.patch, config.overlap), progress)
     corner = _richest_patch(head, config.patch)
     logits = _logits(engine, head, corner, config.patch)
@@ -157,7 +210,13 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _open_head(registry: Registry, run: Run, name: str) -> Head:
+def open_head(registry: Registry, run: Run, name: str) -> Head:
+    """Read and preprocess a labelled subject as a run does.
+
+    Raises:
+        UnknownName: there is no such labelled subject.
+        DataError: a file is bad.
+    """
     config = run.config
     dataset = open_dataset(registry.card("dataset", config.dataset), config.data, config.dataset_options)
     subjects = {subject.id: subject for subject in dataset.labelled}

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
-import re
 import shutil
 import time
 from collections.abc import Sequence
@@ -25,15 +23,13 @@ from segkit.files import write_bytes
 from segkit.registry import Registry
 from segkit_benchmarks import training_ours as ours
 from segkit_benchmarks import training_peers as peers
+from segkit_benchmarks.machine import cpu_capabilities, installed_versions
 from segkit_benchmarks.profile import describe_machine
 from segkit_benchmarks.training_ours import Net
 from segkit_benchmarks.training_report import Report, patch_report, print_report, step_report
 from segkit_benchmarks.turns import Side, take_turns
 
 PHANTOM_SEED = 11
-
-CAPABILITIES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_int8")
-"""What Linux calls the instructions that decide how fast a CPU trains."""
 
 BF16 = {"avx512_bf16", "amx_bf16"}
 """Those that compute in bf16; without them torch takes a hundred times as long as in fp32."""
@@ -146,7 +142,7 @@ def training(
         )
     registry = Registry(registry.entries, registry.switches)  # without what it has loaded, so that it can be sent
     threads = threads or os.cpu_count() or 1
-    capabilities = _capabilities()
+    capabilities = cpu_capabilities()
     precisions = precisions or (("fp32", "bf16") if BF16.intersection(capabilities) else ("fp32",))
     report: Report = {
         "schema": 1,
@@ -254,16 +250,5 @@ def _step_sides(
     return sides
 
 
-def _capabilities() -> list[str]:
-    """Of the CPU, as far as the system tells."""
-    try:
-        found = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    except OSError:
-        return []
-    return [name for name in CAPABILITIES if found and name in found[1].split()]
-
-
 def _versions(names: Sequence[str]) -> dict[str, str]:
-    packages = ["segkit3d", "numpy", "torch", *(["nnunetv2"] if "nnunet" in names else []), "monai"]
-    known = {distribution.metadata["Name"].lower() for distribution in importlib.metadata.distributions()}
-    return {name: importlib.metadata.version(name) for name in packages if name in known}
+    return installed_versions(["segkit3d", "numpy", "torch", *(["nnunetv2"] if "nnunet" in names else []), "monai"])

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from segkit.cards import OptionValue, Size
 from segkit.dataset import Dataset, open_dataset
 from segkit.registry import Registry
+from segkit.volume import format_size
 from segkit_benchmarks.turns import Turn
 
 if TYPE_CHECKING:
@@ -49,12 +50,7 @@ class Net:
     @property
     def shape(self) -> str:
         """Its input in words."""
-        return f"{self.batch}x{self.channels}x{size_text(self.patch)}"
-
-
-def size_text(size: Size) -> str:
-    """A size in voxels, as people write it."""
-    return "x".join(map(str, size))
+        return f"{self.batch}x{self.channels}x{format_size(self.patch)}"
 
 
 def open_data(registry: Registry, data: Path) -> Dataset:
@@ -97,7 +93,7 @@ def patches(turn: Turn, registry: Registry, data: Path, store: Path, sizes: Sequ
         return time.perf_counter() - began
 
     turn({"prepare_and_first_patch_seconds": first(sizes[0])})
-    sources = {size_text(size): open_source(registry, data, store, size) for size in sizes}
+    sources = {format_size(size): open_source(registry, data, store, size) for size in sizes}
     numbers = itertools.count()
     while True:
         figures: dict[str, Any] = {"first_patch_seconds": first(sizes[0]), **{way: {} for way in WAYS}}

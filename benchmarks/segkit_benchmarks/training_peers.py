@@ -21,7 +21,8 @@ import numpy as np
 from segkit.cards import Size, load_attribute
 from segkit.extras import is_installed
 from segkit.registry import Registry
-from segkit_benchmarks.training_ours import MODALITIES, Net, open_data, open_source, rate, size_text
+from segkit.volume import format_size
+from segkit_benchmarks.training_ours import MODALITIES, Net, open_data, open_source, rate
 from segkit_benchmarks.turns import Turn
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def monai_patches(
         figures: dict[str, dict[str, float]] = {way: {} for way in ways}
         for way, count in ways.items():
             for size in sizes:
-                figures[way][size_text(size)] = rate(endless(size, count), seconds, count)
+                figures[way][format_size(size)] = rate(endless(size, count), seconds, count)
         turn(figures)
 
 
@@ -114,7 +115,7 @@ def nnunet_patches(
     with TemporaryDirectory(dir=store) as place:
         loaders = {}
         for size in sizes:
-            folder = Path(place) / size_text(size)
+            folder = Path(place) / format_size(size)
             folder.mkdir()
             for subject in open_source(registry, data, store, size).subjects:
                 seg = subject.label[None].astype(np.int8)
@@ -122,7 +123,7 @@ def nnunet_patches(
                 known = {"class_locations": preprocessor._sample_foreground_locations(seg, foreground)}
                 path = str(folder / subject.id)
                 storage.save_case(subject.images, seg, known, path, chunks, blocks, chunks, blocks)
-            loaders[size_text(size)] = loader(storage(str(folder)), 1, size, size, manager(labels, None), 1.0)
+            loaders[format_size(size)] = loader(storage(str(folder)), 1, size, size, manager(labels, None), 1.0)
         turn({})
         while True:
             turn({NNUNET: {name: rate(batches, seconds) for name, batches in loaders.items()}})
@@ -134,7 +135,7 @@ def medicalzoo_patches(
     """Its `create_sub_volumes`, one patch a round, and its loader over files like those that this writes."""
     from torch.utils.data import DataLoader
 
-    _open_medicalzoo(clone)
+    open_medicalzoo(clone)
     dataset_class = load_attribute("lib.medloaders.iseg2017:MRIDatasetISEG2017")
     create_sub_volumes = load_attribute("lib.medloaders.medical_loader_utils:create_sub_volumes")
     subjects = open_data(registry, data).labelled
@@ -165,11 +166,14 @@ def medicalzoo_patches(
         return 1 / (time.perf_counter() - began)
 
     with TemporaryDirectory(dir=store) as place:
-        loaders = {size_text(size): endless(_write_patches(registry, data, store, size, Path(place))) for size in sizes}
+        loaders = {
+            format_size(size): endless(_write_patches(registry, data, store, size, Path(place))) for size in sizes
+        }
         turn({})
         while True:
             made = {
-                size_text(size): make(size, share, place) for size, share in zip(sizes, MEDICALZOO_SHARES, strict=True)
+                format_size(size): make(size, share, place)
+                for size, share in zip(sizes, MEDICALZOO_SHARES, strict=True)
             }
             loaded = {name: rate(batches, seconds) for name, batches in loaders.items()}
             turn({MEDICALZOO: loaded, MEDICALZOO_MAKING: made})
@@ -186,7 +190,7 @@ def plain_steps(turn: Turn, registry: Registry, net: Net, classes: int, precisio
 
 def medicalzoo_steps(turn: Turn, clone: Path, net: Net, classes: int) -> None:
     """Its network and its Dice in the loop of its trainer, fp32; that one also asks for the gradient of the images."""
-    _open_medicalzoo(clone)
+    open_medicalzoo(clone)
     path, arguments = MEDICALZOO_NETS[net.model]
     network = load_attribute(path)(in_channels=net.channels, **arguments(net, classes))
     criterion = load_attribute("lib.losses3D:DiceLoss")(classes=classes)
@@ -255,14 +259,15 @@ def _write_patches(registry: Registry, data: Path, store: Path, size: Size, plac
     written = []
     for step in range(MEDICALZOO_FILES):
         batch = source.draw(step, [0])
-        names = tuple(str(place / f"{size_text(size)}-{step}-{part}.npy") for part in (*MODALITIES, "seg"))
+        names = tuple(str(place / f"{format_size(size)}-{step}-{part}.npy") for part in (*MODALITIES, "seg"))
         for name, array in zip(names, (*batch.images[0], batch.target[0].astype(np.float32)), strict=True):
             np.save(name, array)
         written.append(names)
     return written
 
 
-def _open_medicalzoo(clone: Path) -> None:
+def open_medicalzoo(clone: Path) -> None:
+    """Make the modules of a clone importable, and what it imports without need."""
     sys.path.insert(0, str(clone))
     for name in _NOT_USED:
         if not is_installed(name.partition(".")[0]):

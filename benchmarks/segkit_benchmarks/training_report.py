@@ -10,9 +10,10 @@ import click
 
 from segkit.cards import Size
 from segkit.cli.output import print_table
+from segkit.volume import format_size
 from segkit_benchmarks import training_ours as ours
 from segkit_benchmarks import training_peers as peers
-from segkit_benchmarks.training_ours import Net, size_text
+from segkit_benchmarks.training_ours import Net
 from segkit_benchmarks.turns import Result
 
 Report = dict[str, Any]
@@ -34,7 +35,7 @@ FLOOR_SIDES = ("segkit bf16", "MedicalZoo fp32")
 
 def patch_report(results: Mapping[str, Result], sizes: Sequence[Size], judged: bool) -> Report:
     """Rows and ratios of what the sides of the patches handed over; floors are for the full sizes."""
-    large, small = (size_text(size) for size in sizes)
+    large, small = (format_size(size) for size in sizes)
     rates: dict[str, dict[str, list[float]]] = {}
     rows: list[Report] = []
     for name, result in results.items():

@@ -5,6 +5,7 @@ Rounds alternate between them, so what else the machine does meets all alike, an
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -27,6 +28,9 @@ Turn = Callable[[Figures], None]
 Side = Callable[[Turn], None]
 """Prepares, hands over what that took, and then measures one round after each turn, for ever. It can be pickled."""
 
+_END_SECONDS = 10.0
+"""What a process gets to end by itself, once all is measured."""
+
 
 @dataclass
 class Result:
@@ -46,7 +50,12 @@ class Result:
 
 
 def take_turns(
-    sides: Mapping[str, Side], rounds: int, threads: int, on_turn: Callable[[str], None] = lambda name: None
+    sides: Mapping[str, Side],
+    rounds: int,
+    threads: int,
+    on_turn: Callable[[str], None] = lambda name: None,
+    *,
+    timeout_seconds: float | None = None,
 ) -> dict[str, Result]:
     """Let each side prepare, one after the other; then measure round by round, another side first in each.
 
@@ -55,6 +64,7 @@ def take_turns(
         rounds: how many.
         threads: of OpenMP, and so of torch, in each process.
         on_turn: called with the name of the side that is at work.
+        timeout_seconds: the longest that a side may prepare, or measure a round, before it counts as failed.
 
     Returns:
         What each side handed over; one that fails is left out of later rounds.
@@ -63,15 +73,14 @@ def take_turns(
     try:
         for name, side in sides.items():
             on_turn(name)
-            running[name] = _Process(side, threads)
+            running[name] = _Process(side, threads, timeout_seconds)
             running[name].result.first = running[name].receive()
         for number in range(rounds):
             for name in _rotated(list(sides), number):
                 process = running[name]
                 if process.result.failed is None:
                     on_turn(name)
-                    process.pipe.send(True)
-                    figures = process.receive()
+                    figures = process.go_on(True)
                     if process.result.failed is None:
                         process.result.rounds.append(figures)
         return {name: process.end() for name, process in running.items()}
@@ -89,9 +98,10 @@ def _rotated(names: Sequence[str], by: int) -> Sequence[str]:
 class _Process:
     """The process of a side, seen from outside."""
 
-    def __init__(self, side: Side, threads: int) -> None:
+    def __init__(self, side: Side, threads: int, timeout_seconds: float | None) -> None:
         context = multiprocessing.get_context("spawn")
         self.result = Result()
+        self.timeout_seconds = timeout_seconds
         self.pipe, there = context.Pipe()
         self.process: SpawnProcess = context.Process(target=_child, args=(there, side, threads), daemon=True)
         self.process.start()
@@ -100,10 +110,14 @@ class _Process:
     def receive(self) -> Figures:
         """Wait for figures; none come from a side that fails."""
         try:
-            kind, value = self.pipe.recv()
-        except EOFError:
+            if self.pipe.poll(self.timeout_seconds):
+                kind, value = self.pipe.recv()
+            else:
+                self.process.kill()
+                kind, value = "failed", f"it did not come back within {self.timeout_seconds:g} s"
+        except (EOFError, ConnectionResetError):
             self.process.join()
-            kind, value = "failed", f"its process ended with code {self.process.exitcode}"
+            kind, value = "failed", _how_it_ended(self.process.exitcode or 0)
         if kind == "figures":
             figures: Figures = value
             return figures
@@ -113,9 +127,23 @@ class _Process:
     def end(self) -> Result:
         """Tell the side that there is no further round."""
         if self.result.failed is None:
-            self.pipe.send(False)
-            self.result.peak_mib = self.receive().get("peak_mib")
+            self.result.peak_mib = self.go_on(False).get("peak_mib")
+            self.process.join(_END_SECONDS)  # a process that is killed leaves its semaphores behind
         return self.result
+
+    def go_on(self, again: bool) -> Figures:
+        """Tell the side whether there is a further round, and wait for what it says."""
+        with contextlib.suppress(BrokenPipeError):  # it ended since: `receive` finds out how
+            self.pipe.send(again)
+        return self.receive()
+
+
+def _how_it_ended(code: int) -> str:
+    if code >= 0:
+        return f"its process ended with code {code}"
+    name = signal.Signals(-code).name
+    advice = "; the system may have been out of memory" if name == "SIGKILL" else ""
+    return f"its process was ended by {name}{advice}"
 
 
 class _Over(BaseException):  # no side catches it by mistake

@@ -66,7 +66,7 @@ class ModelCard(Card):
     Attributes:
         patch: the patch size (x, y, z) in voxels it is trained on by default.
         multiple: each side of a patch must be a multiple of this many voxels; a network whose options change that
-            says so in an attribute `multiple` of its own.
+            says so in an attribute `multiple` of its own, and one that takes a single size in `fixed_patch` (x, y, z).
         in_channels: the only number of input channels it takes, or None for any number from 1 up.
         options: further arguments of the factory, with their defaults: numbers, texts, true or false.
         licence: SPDX name of the licence of the code.
@@ -179,5 +179,7 @@ class CommandCard(Card):
 
 def load_attribute(path: str) -> Any:
     """Import `"package.module:attribute"`."""
+    if not isinstance(path, str) or ":" not in path:
+        raise TypeError(f"expected 'package.module:attribute' on the card, got {path!r}")
     module, _, attribute = path.partition(":")
     return getattr(importlib.import_module(module), attribute)

@@ -230,4 +230,5 @@ def _draw(folder: Path, id_: str, image: Volume, label: Volume | None, scheme: L
 
     classes = np.zeros(image.shape, np.uint8) if label is None else np.where(label.data == IGNORE, 0, label.data)
     names = [] if label is None else [label.name for label in scheme.labels]
-    save_overlay(folder / f"{id_}.png", image.data, classes.astype(np.uint8), names=names, title=id_)
+    labels, spacing_mm = classes.astype(np.uint8), image.spacing_mm
+    save_overlay(folder / f"{id_}.png", image.data, labels, names=names, title=id_, spacing_mm=spacing_mm)

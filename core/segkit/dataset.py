@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from segkit.analyze import read_analyze
 from segkit.cards import DatasetCard, Label, Options, load_attribute
 from segkit.errors import DataError, PluginError, SegkitError, UnknownName, UsageError
 from segkit.nifti import read_volume
-from segkit.preprocess import Preprocessing, preprocess
+from segkit.preprocess import Channels, Preprocessing, preprocess
 from segkit.volume import Volume
 
 IGNORE = 255
@@ -207,25 +207,45 @@ class NetworkInput:
     Attributes:
         original: the first modality as its file has it.
         volumes: all modalities in channel order, canonical, on the grid of the first, intensities before normalisation.
-        images: (C, X, Y, Z) float32, normalised; the mask is the last channel where preprocessing says so.
-        mask: (X, Y, Z), the voxels where any modality is not zero: all, unless the images were skull-stripped.
+        channels: what a network gets of them; patches of it are normalised as they are cut.
     """
 
     original: Volume
     volumes: Sequence[Volume]
-    images: NDArray[np.float32]
-    mask: NDArray[np.bool_]
+    channels: Channels
+
+    @property
+    def images(self) -> NDArray[np.float32]:
+        """All channels at once, (C, X, Y, Z) float32, normalised; made anew on each access."""
+        return self.channels.whole()
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """(X, Y, Z), the voxels where any modality is not zero: all, unless the images were skull-stripped."""
+        return self.channels.mask
 
 
-def load_input(subject: Subject, modalities: Sequence[str], preprocessing: Preprocessing) -> NetworkInput:
+def load_input(
+    subject: Subject,
+    modalities: Sequence[str],
+    preprocessing: Preprocessing,
+    onto_grid: Callable[[list[Volume]], list[Volume]] = lambda volumes: volumes,
+) -> NetworkInput:
     """Read, check and preprocess the modalities of one head: the one way into training, proof and runtime.
+
+    Args:
+        subject: its files.
+        modalities: in channel order.
+        preprocessing: the steps.
+        onto_grid: refuses canonical volumes whose voxel sizes a network does not take, or resamples them.
 
     Raises:
         UsageError, VolumeError, DataError: see `read_images` and `preprocess`.
     """
     original, volumes = read_images(subject, modalities)
-    volumes, images, mask = preprocess(volumes, modalities, preprocessing)
-    return NetworkInput(original, volumes, images, mask)
+    volumes = onto_grid(volumes)
+    volumes, channels = preprocess(volumes, modalities, preprocessing)
+    return NetworkInput(original, volumes, channels)
 
 
 def read_label(subject: Subject, scheme: LabelScheme) -> Volume:

@@ -139,12 +139,14 @@ class Score:
         image: (X, Y, Z) first modality, for pictures.
         truth: (X, Y, Z) class indices, 255 = ignored.
         labels: (X, Y, Z) class indices that the network gave.
+        spacing_mm: voxel size along X, Y and Z.
     """
 
     measures: Measures
     image: NDArray[Any]
     truth: NDArray[np.uint8]
     labels: NDArray[np.uint8]
+    spacing_mm: tuple[float, float, float]
 
 
 def score_subject(
@@ -165,9 +167,9 @@ def score_subject(
     truth = read_label(subject, scheme)
     head = load_input(subject, modalities, preprocessing)
     require_same_grid(head.volumes[0], truth, modalities[0], "the label")
-    labels = segment_volume(engine, head.images, head.mask, tiling, progress)
+    labels = segment_volume(engine, head.channels, head.mask, tiling, progress)
     measures = measure(truth.data, labels, truth.spacing_mm, protocol)
-    return Score(measures, head.volumes[0].data, truth.data, labels)
+    return Score(measures, head.volumes[0].data, truth.data, labels, head.volumes[0].spacing_mm)
 
 
 def summarise(scores: Mapping[str, Measures], protocol: Protocol) -> dict[str, Any]:

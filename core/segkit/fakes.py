@@ -17,18 +17,16 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from segkit.cards import CommandCard, DatasetCard, Label, LossCard, ModelCard, RuntimeCard, SamplerCard
-from segkit.dataset import Subject
+from segkit.cards import CommandCard, DatasetCard, Label, LossCard, ModelCard, Reference, RuntimeCard, SamplerCard
 from segkit.hookspecs import hookimpl
 from segkit.installed import KINDS, Entry
-from segkit.nifti import write_volume
 from segkit.registry import Registry
-from segkit.volume import Volume
 
 if TYPE_CHECKING:
     import torch
 
     from segkit.cards import Size
+    from segkit.dataset import Subject
     from segkit.store import PreparedSubject
 
 SIDE_VOXELS = 24
@@ -44,7 +42,18 @@ def fake_registry() -> Registry:
 def segkit_models() -> list[ModelCard]:
     """Return the card of the fake network."""
     return [
-        ModelCard(name="fake", factory="segkit.fakes:build_network", summary="one 1^3 convolution", patch=(16, 16, 16))
+        ModelCard(
+            name="fake",
+            factory="segkit.fakes:build_network",
+            summary="one 1^3 convolution",
+            patch=(16, 16, 16),
+            licence="Apache-2.0",
+            reference=Reference(
+                title="Fully convolutional networks for semantic segmentation",
+                year=2015,
+                doi="10.1109/CVPR.2015.7298965",
+            ),
+        )
     ]
 
 
@@ -60,6 +69,7 @@ def segkit_datasets() -> list[DatasetCard]:
             ignored=(99,),
             make="segkit.fakes:make_subjects",
             presets={"ball": "one ball a subject"},
+            reference=Reference(title="The Perceptron", year=1958, doi="10.1037/h0042519"),
         )
     ]
 
@@ -80,7 +90,14 @@ def segkit_samplers() -> list[SamplerCard]:
 def segkit_runtimes() -> list[RuntimeCard]:
     """Return the card of the fake runtime."""
     return [
-        RuntimeCard(name="fake", factory="segkit.fakes:FakeEngine", summary="thresholds", module="numpy", extra="train")
+        RuntimeCard(
+            name="fake",
+            factory="segkit.fakes:FakeEngine",
+            summary="torch, one call at a time",
+            module="torch",
+            extra="train",
+            takes="network",
+        )
     ]
 
 
@@ -99,6 +116,8 @@ def build_network(in_channels: int, classes: int) -> torch.nn.Module:
 
 def find_subjects(root: Path) -> list[Subject]:
     """Keeps the data set contract: every folder with an image is a subject."""
+    from segkit.dataset import Subject
+
     return [
         Subject(id=image.parent.name, images={"T1": image}, label=image.with_name("label.nii.gz"))
         for image in sorted(root.glob("*/T1.nii.gz"))
@@ -107,6 +126,9 @@ def find_subjects(root: Path) -> list[Subject]:
 
 def make_subjects(root: Path, preset: str, subjects: int, seed: int, progress: Callable[[str], None]) -> None:
     """Keeps the contract of a data set that can be made: bright balls of code 10 in noise, zero outside a cube."""
+    from segkit.nifti import write_volume
+    from segkit.volume import Volume
+
     grid = np.stack(np.meshgrid(*[np.arange(SIDE_VOXELS)] * 3, indexing="ij"))
     for index in range(subjects):
         rng = np.random.default_rng([seed, index])
@@ -144,24 +166,34 @@ def build_sampler() -> Callable[[PreparedSubject, Size, np.random.Generator], Si
 
 
 class FakeEngine:
-    """Keeps the engine contract: class 1 where the first channel is above zero."""
+    """Keeps the engine contract: runs a torch network; without one, class 1 where the first channel is above zero."""
 
     runtime, device, precision, version = "fake", "cpu", "fp32", "1.0"
     batch = 3
 
-    def __init__(self, model: bytes = b"", *, threads: int | None = None) -> None:
+    def __init__(
+        self, network: torch.nn.Module | None = None, *, device: str = "cpu", threads: int | None = None
+    ) -> None:
         self.calls = 0
+        self._network = network
 
     def run(self, patches: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Map patches (B, C, X, Y, Z) to logits (B, 2, X, Y, Z)."""
+        """Map patches (B, C, X, Y, Z) to logits (B, K, X, Y, Z)."""
         self.calls += 1
-        return np.stack([np.zeros_like(patches[:, 0]), patches[:, 0]], axis=1)
+        if self._network is None:
+            return np.stack([np.zeros_like(patches[:, 0]), patches[:, 0]], axis=1)
+        import torch
+
+        with torch.inference_mode():
+            logits: NDArray[np.float32] = self._network.eval()(torch.from_numpy(patches)).numpy()
+        return logits
 
     def close(self) -> None:
-        """Holds nothing."""
+        """Let go of the network."""
+        self._network = None
 
 
-@click.command()
+@click.command(epilog="Example: segkit fake")
 @click.pass_obj
 def greet(registry: Any) -> None:
     """Keeps the command contract: a click command that gets the registry."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from segkit.errors import UsageError
 
 
-def write_bytes(path: Path, payload: bytes) -> None:
+def write_bytes(path: Path, payload: bytes | memoryview) -> None:
     """Write a file in one step: a reader sees the old file or the new one, never half of one.
 
     Raises:

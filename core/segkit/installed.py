@@ -84,9 +84,14 @@ def shadowed_distributions() -> dict[str, list[str]]:
     for distribution in importlib.metadata.distributions():
         with contextlib.suppress(Exception):  # see `unreadable_distributions`
             if any(point.group.startswith("segkit.") for point in distribution.entry_points):
-                place = f"{distribution.locate_file('')} ({distribution.version})"
+                version = f"({distribution.version})"
+                place = f"{distribution.locate_file('')} {version}"
                 found = places.setdefault(normalise(distribution.metadata["Name"]), [])
-                if place not in found:
+                # A build leaves an .egg-info beside the source, which an editable install puts on the path.
+                left_by_a_build = str(getattr(distribution, "_path", "")).endswith(".egg-info") and any(
+                    other.endswith(version) for other in found
+                )
+                if place not in found and not left_by_a_build:
                     found.append(place)
     return {name: found for name, found in places.items() if len(found) > 1}
 

@@ -56,6 +56,9 @@ def load_cards(entry: Entry) -> list[Card] | Failure:
     from segkit import hookspecs
 
     stage: Stage = "import"
+    if ":" in entry.value:
+        got = f"expected the name of a module in the entry point {entry.name!r}, got {entry.value!r}"
+        return Failure(entry, stage, f"{got}: drop what stands behind the colon")
     try:
         with stdout_kept():
             module = importlib.import_module(entry.value)

@@ -1,4 +1,4 @@
-"""Memory of this process."""
+"""Memory: sizes as people write them, and what this process holds."""
 
 from __future__ import annotations
 
@@ -8,8 +8,34 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from segkit.errors import UsageError
+
+_UNITS = {
+    "b": 1,
+    **{f"{prefix}ib": 2 ** (10 * power) for power, prefix in enumerate("kmgt", 1)},
+    **{f"{prefix}b": 10 ** (3 * power) for power, prefix in enumerate("kmgt", 1)},
+}
 _RESET_PEAK = "5"
 """What Linux takes for "forget the peak": see proc_pid_clear_refs(5)."""
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a size such as "4GiB", "512 MiB" or "1.5GB".
+
+    Raises:
+        UsageError: it is not a size, or none above zero.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]+)\s*", text)
+    unit = _UNITS.get(match[2].lower()) if match else None
+    size = int(float(match[1]) * unit) if match and unit else 0
+    if size <= 0:
+        raise UsageError(f"expected a size with its unit, got {text!r}", hint="write it as 4GiB, 512MiB or 1.5GB")
+    return size
+
+
+def held_bytes() -> int | None:
+    """The memory this process holds now, or None where the system does not tell."""
+    return _status_bytes("VmRSS")
 
 
 def peak_mib() -> float | None:

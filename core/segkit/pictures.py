@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from segkit.dataset import IGNORE
 from segkit.errors import MissingExtra
 from segkit.files import write_bytes
+from segkit.patches import bounding_box
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -131,6 +132,8 @@ def save_overlay(
     truth: NDArray[np.uint8] | None = None,
     names: Sequence[str] = (),
     title: str = "",
+    *,
+    spacing_mm: Sequence[float] = (1.0, 1.0, 1.0),
 ) -> None:
     """Draw the three middle planes of a volume: image, truth if there is one, and segmentation.
 
@@ -141,6 +144,7 @@ def save_overlay(
         truth: (X, Y, Z) class indices, 255 = ignored.
         names: names of the classes, for the legend.
         title: printed above.
+        spacing_mm: voxel size along X, Y and Z.
     """
     shown = [("image", None), *([("truth", truth)] if truth is not None else []), ("segmentation", labels)]
     centre = _centre(labels if labels.any() else image != 0)
@@ -153,6 +157,7 @@ def save_overlay(
                 title=name if axis == SAGITTAL else "",
                 labels=None if layer is None else cut(layer, axis, centre[axis]),
                 window=window,
+                spacing_mm=(spacing_mm[axis == SAGITTAL], spacing_mm[1 + (axis != AXIAL)]),
             )
             for axis in (SAGITTAL, CORONAL, AXIAL)
         ]
@@ -326,8 +331,9 @@ def _legend(figure: Figure, names: Sequence[str], panels: Sequence[Panel]) -> No
 
 def _centre(mask: NDArray[Any]) -> tuple[int, int, int]:
     """Middle of the box around everything that is not zero."""
-    middle = []
-    for axis in range(3):
-        inside = np.flatnonzero(mask.any(axis=tuple({0, 1, 2} - {axis})))
-        middle.append(int(inside[[0, -1]].mean()) if inside.size else mask.shape[axis] // 2)
-    return middle[0], middle[1], middle[2]
+    box = bounding_box(mask)
+    x, y, z = (
+        (side.start + side.stop - 1) // 2 if side.stop else size // 2
+        for side, size in zip(box, mask.shape, strict=True)
+    )
+    return x, y, z

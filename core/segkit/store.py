@@ -308,7 +308,7 @@ def _write_arrays(
     arrays = {
         "images": head.images,
         "label": label.data,
-        "mask": head.mask,
+        "mask": np.ascontiguousarray(head.mask),
         "nonempty": nonempty[np.argsort(flat[nonempty], kind="stable")].astype(np.int64),
     }
     for name, array in arrays.items():

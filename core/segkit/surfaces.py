@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from segkit.errors import UnknownName
 from segkit.extras import require
+from segkit.patches import bounding_box
 
 Convention = Literal["monai", "surface-distance"]
 CONVENTIONS: tuple[str, ...] = get_args(Convention)
@@ -64,7 +65,7 @@ def surface_distances(
     """
     if convention not in CONVENTIONS:
         raise UnknownName("surface convention", convention, CONVENTIONS)
-    box = _bounding_box(truth | prediction)
+    box = bounding_box(truth | prediction)
     truth, prediction = truth[box], prediction[box]
     if not (truth.any() and prediction.any()):
         return _unreached(truth), _unreached(prediction)
@@ -111,14 +112,6 @@ def _percentile_95(surface: Surface) -> float:
     covered = np.cumsum(surface.areas_mm2[order])
     rank = np.searchsorted(covered / covered[-1], 0.95)
     return float(surface.distances_mm[order][rank])
-
-
-def _bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, ...]:
-    box = []
-    for axis in range(3):
-        occupied = np.flatnonzero(mask.any(axis=tuple({0, 1, 2} - {axis})))
-        box.append(slice(occupied[0], occupied[-1] + 1) if occupied.size else slice(0))
-    return tuple(box)
 
 
 def _unreached(mask: NDArray[np.bool_]) -> Surface:

@@ -68,11 +68,10 @@ class Volume:
         return replace(self, data=data)
 
     def canonical(self) -> Volume:
-        """The same image with its axes flipped and permuted to the nearest RAS; no voxel is resampled."""
+        """The same image with its axes flipped and permuted to the nearest RAS: a view, in which no voxel is moved."""
         orientation = io_orientation(self.affine)
         return Volume(
-            np.ascontiguousarray(apply_orientation(self.data, orientation)),
-            self.affine @ inv_ornt_aff(orientation, self.data.shape),
+            apply_orientation(self.data, orientation), self.affine @ inv_ornt_aff(orientation, self.data.shape)
         )
 
     def on_grid_of(self, original: Volume) -> Volume:
@@ -87,7 +86,22 @@ class Volume:
         for axis, flip in enumerate(orientation[:, 1]):
             if flip < 0:
                 data = np.flip(data, axis)
-        return original.with_data(np.ascontiguousarray(data))
+        return original.with_data(in_file_order(data))
+
+
+def in_file_order(data: NDArray[Any]) -> NDArray[Any]:
+    """The same voxels (X, Y, Z) laid out as NIfTI files are, x fastest; copied only if they are not.
+
+    Plane by plane, so that what is read and what is written both stay in the cache.
+    """
+    if data.flags.f_contiguous:
+        return data
+    out = np.empty(data.shape, data.dtype, order="F")
+    fastest = int(np.argmin(np.abs(data.strides)))
+    across = next(axis for axis in (2, 1) if axis != fastest)
+    for source, target in zip(np.moveaxis(data, across, 0), np.moveaxis(out, across, 0), strict=True):
+        target[...] = source
+    return out
 
 
 def require_same_grid(first: Volume, second: Volume, first_name: str, second_name: str) -> None:

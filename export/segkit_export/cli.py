@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 import click
 
 from segkit.cards import Size
-from segkit.cli.options import Triple, json_option, parse_options
+from segkit.cli.options import Millimetres, Triple, json_option, parse_options
 from segkit.cli.output import print_json, print_table, progress_bar
 from segkit.errors import UsageError
 from segkit.registry import Registry
 from segkit_export.progress import Progress
+from segkit_runtime.card import also_with
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -33,6 +34,8 @@ Examples:
   segkit export run --trt --precision fp16 --mend
                                                half precision, proven; parts that need fp32 keep it
   segkit export run --precision auto           on each runtime the fastest precision that is proven
+  segkit export run --dynamic size --also-patch 96x96x64
+                                               tiles of another size, too, if they hold
   segkit export vnet --plan                    the memory that training and inference need
   segkit export unet3d --modality T1 --modality T2 --classes 4 --patch 64,64,64
 
@@ -67,6 +70,13 @@ Exit codes: 2 a request or input that cannot be met, 3 an export that does not s
     show_default=True,
     help="What of its input's shape the file leaves open: nothing, the batch, or batch and size.",
 )
+@click.option(
+    "--also-patch",
+    "tiles",
+    type=Triple(),
+    multiple=True,
+    help="Try tiles of this size, too, so that a volume may be cut as costs least; needs --dynamic size; repeated.",
+)
 @click.option("--target", "targets", multiple=True, metavar="SM", help="TensorRT: a GPU, such as sm86; repeated.")
 @click.option("--max-batch", type=click.IntRange(1), help="TensorRT: largest batch, with --dynamic.  [default: 1]")
 @click.option("--workspace", metavar="SIZE", help="TensorRT: most scratch memory of a kernel, such as 1GiB.")
@@ -80,6 +90,12 @@ Exit codes: 2 a request or input that cannot be met, 3 an export that does not s
 @click.option("--openvino", is_flag=True, help="Fail unless OpenVINO is proven; it is compared wherever installed.")
 @click.option(
     "--out", type=click.Path(path_type=Path), help="The bundle.  [default: RUN/MODEL.segkit, or MODEL.segkit]"
+)
+@click.option(
+    "--resample-to",
+    "resample_mm",
+    type=Millimetres(),
+    help="Let the bundle resample images of other voxel sizes, in mm.  [default: refuse them]",
 )
 @click.option("--overwrite", is_flag=True, help="Replace the bundle that is there.")
 @click.option("--patch", type=Triple(), help="Patch in voxels.  [default: the run's, or the model's]")
@@ -118,12 +134,14 @@ def export(
     least_agreement: float | None,
     most_dice_difference: float | None,
     dynamic: Dynamic,
+    tiles: tuple[Size, ...],
     targets: tuple[str, ...],
     max_batch: int | None,
     workspace: str | None,
     trt_module: str,
     openvino: bool,
     out: Path | None,
+    resample_mm: tuple[float, float, float] | None,
     overwrite: bool,
     patch: Size | None,
     data: Path | None,
@@ -142,9 +160,9 @@ def export(
     First, ONNX Runtime, and OpenVINO where it is installed, are held against torch on whole volumes; a file that does
     not segment as its network does is not written.
     """
+    from segkit.memory import parse_size
     from segkit_export.exporter import Request, TensorRT
     from segkit_export.exporter import export as run_export
-    from segkit_export.memory_plan import parse_size
     from segkit_export.proving import parse_precisions
     from segkit_export.tolerances import Bounds
 
@@ -172,10 +190,12 @@ def export(
         bounds=Bounds(least_agreement, most_dice_difference),
         mend=mend,
         dynamic=dynamic,
+        tiles=tiles,
         tensorrt=builder if trt else None,
         openvino=openvino,
         data=data,
         subjects=verify_subjects,
+        resample_mm=resample_mm,
         overwrite=overwrite,
     )
     if triton is not None:
@@ -196,7 +216,8 @@ def export(
 def _plan(
     registry: Registry, name: str, patch: Size | None, bare: BareOptions, budget: str | None, as_json: bool
 ) -> None:
-    from segkit_export.memory_plan import fit, parse_size
+    from segkit.memory import parse_size
+    from segkit_export.memory_plan import fit
     from segkit_export.memory_report import plan, print_plan
     from segkit_export.source import find_target, open_source
 
@@ -258,6 +279,9 @@ def _print(exported: Exported) -> None:
     print_table([{"file": name, "MiB": f"{size / 2**20:.2f}"} for name, size in _sizes(exported.bundle.folder).items()])
     click.echo()
     print_proofs(manifest.proofs, "torch")
+    for proof in manifest.proofs:
+        if proof.tiles:
+            click.echo(f"{proof.runtime} in {proof.precision}: {also_with(proof)}")
     for engine in manifest.engines:
         state = ": no CUDA device here, so its speed and its labels are unknown" if "not run" in engine.status else ""
         click.echo(

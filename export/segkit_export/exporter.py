@@ -18,19 +18,23 @@ from segkit.cards import Size
 from segkit.errors import UsageError
 from segkit.extras import require
 from segkit.inference.torch_engine import TorchEngine
+from segkit.patches import require_multiple
+from segkit.volume import format_size
 from segkit_export import proving, tensorrt_build
 from segkit_export.engines import engine_entry
-from segkit_export.failure import Findings, explain, forget
+from segkit_export.failure import forget
 from segkit_export.onnx_export import Dynamic, to_onnx
 from segkit_export.progress import Progress, silent
-from segkit_export.proving import NotProven, Proofs
+from segkit_export.prover import Prover, engine_precisions
+from segkit_export.proving import Proofs
+from segkit_export.reference import Reference, run_reference
 from segkit_export.source import BareOptions, Source, find_target, open_source
 from segkit_export.tensorrt_build import EngineRequest, Shapes
+from segkit_export.tiles import add_tiles
 from segkit_export.tolerances import Bounds
 from segkit_export.variants import Variants
-from segkit_export.verify import Reference, run_reference
 from segkit_export.volumes import calibration_patches, choose_heads
-from segkit_runtime.bundle import MODEL, Bundle, require_free_bundle, write_bundle
+from segkit_runtime.bundle import Bundle, require_free_bundle, write_bundle
 from segkit_runtime.cuda import why_no_device
 from segkit_runtime.manifest import SCHEMA, CompiledEngine, Inference, Label, Manifest, Precision
 from segkit_runtime.selfcheck import SELFCHECK, write_selfcheck
@@ -40,9 +44,6 @@ if TYPE_CHECKING:
     from segkit.registry import Registry
 
 _SOFTWARE = ("torch", "onnx", "onnxscript", "onnx_ir", "numpy")
-
-AUTO: tuple[Precision, ...] = ("fp32", "bf16", "fp16", "int8")
-"""What `--precision auto` tries."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,10 +76,12 @@ class Request:
         bounds: what engines must keep to, where it is not what their precision must.
         mend: whether modules that carry too much error are kept in fp32, and the file is held against torch again.
         dynamic: what of the input's shape the file leaves open.
+        tiles: sizes of tiles beside `patch` that are tried on each runtime; `dynamic` must be "size".
         tensorrt: how engines are built, one in each precision, or None for none.
         openvino: whether OpenVINO must be proven; where it is installed it is compared in any case.
         data: a folder of the run's data set to compare on, or None for the run's own.
         subjects: at most so many of its subjects.
+        resample_mm: voxel sizes that other images are resampled to beside a scanner, or None to refuse them.
         overwrite: whether a bundle that is there is replaced.
     """
 
@@ -90,10 +93,12 @@ class Request:
     bounds: Bounds = field(default_factory=Bounds)
     mend: bool = False
     dynamic: Dynamic = "none"
+    tiles: tuple[Size, ...] = ()
     tensorrt: TensorRT | None = None
     openvino: bool = False
     data: Path | None = None
     subjects: int = 1
+    resample_mm: tuple[float, float, float] | None = None
     overwrite: bool = False
 
 
@@ -128,6 +133,8 @@ def export(request: Request, registry: Registry, progress: Progress = silent) ->
     _require_packages(request)
     progress("build network", 0, 0)
     source = open_source(target, registry, patch=request.patch, bare=request.bare)
+    _require_spacing(source, request.resample_mm)
+    _require_tiles(source, request)
     heads = choose_heads(source, registry, request.data, request.subjects)
     progress("trace to ONNX", 0, 0)
     onnx = to_onnx(
@@ -140,13 +147,19 @@ def export(request: Request, registry: Registry, progress: Progress = silent) ->
     )
     torch = TorchEngine(source.network)
     reference = run_reference(torch, heads, source.tiling, len(source.labels), progress)
-    variants = Variants(onnx, lambda: calibration_patches(source, registry, heads), progress)
-    proofs = _Prover(request, source, variants, reference, out, progress).run()
+    variants = Variants(
+        onnx,
+        lambda: calibration_patches(source, registry, heads),
+        progress,
+        labels=source.tiling.overlap == 0,  # where nothing is blended
+    )
+    proofs = Prover(request, source, variants, reference, out, progress).run()
+    add_tiles(proofs, request.tiles, reference, progress)
     engines, files = _build_engines(request, source, variants, proofs, reference, progress)
     progress("write bundle", 0, 0)
     files |= {variant.model.file: variant.onnx for variant in proofs.used.values()}
     files |= _selfcheck(torch, reference)
-    manifest = _manifest(source, proofs, engines)
+    manifest = _manifest(source, proofs, engines, request.resample_mm)
     bundle = write_bundle(out, manifest, files, overwrite=request.overwrite)
     forget(out)
     return Exported(bundle=bundle, warnings=tuple(proofs.warnings))
@@ -160,13 +173,54 @@ def _require_writable(out: Path, overwrite: bool) -> None:
         raise UsageError(f"expected a folder to write in, {parent} is not", hint="choose another --out")
 
 
+def _require_spacing(source: Source, resample_mm: tuple[float, float, float] | None) -> None:
+    """Refuse to promise voxel sizes that the network was not trained on.
+
+    Raises:
+        UsageError: images would be resampled to such.
+    """
+    if resample_mm is None:
+        return
+    spacing = source.spacing
+    if spacing is None:
+        raise UsageError(
+            f"expected a trained network with --resample-to, {source.name} was trained on no voxel size",
+            hint="leave --resample-to out: a bare network takes voxels of any size",
+        )
+    if not spacing.takes(resample_mm):
+        raise UsageError(
+            f"expected voxels to resample to that the network was trained on, {format_size(spacing.least_mm)} to "
+            f"{format_size(spacing.most_mm)} mm, got {format_size(resample_mm)} mm",
+            hint=f"for example --resample-to {format_size(spacing.least_mm)}",
+        )
+
+
+def _require_tiles(source: Source, request: Request) -> None:
+    """Refuse sizes of tiles that the network does not take.
+
+    Raises:
+        UsageError: one is such, or is the patch itself.
+    """
+    for size in request.tiles:
+        require_multiple(size, source.multiple, source.name)
+        if size == source.tiling.patch or request.tiles.count(size) > 1:
+            raise UsageError(
+                f"expected other sizes with --also-patch, got {format_size(size)} twice", hint="leave one of them out"
+            )
+
+
 def _require_packages(request: Request) -> None:
     """Refuse early what would fail late.
 
     Raises:
         MissingExtra: a package is not installed.
-        UsageError: an engine is asked for in a precision that its target or its builder lacks.
+        UsageError: an engine is asked for in a precision that its target or its builder lacks, or tiles of sizes that
+            the file would not take.
     """
+    if request.tiles and request.dynamic != "size":
+        raise UsageError(
+            "expected --dynamic size with --also-patch: else the file takes one size alone", hint="add --dynamic size"
+        )
     for module in ("onnx", "onnxscript"):
         require(module, "export", "segkit export")
     require("onnxruntime", "onnxruntime", "the proof of an export")
@@ -189,103 +243,6 @@ def _engine_request(how: TensorRT, precision: Precision, shapes: Shapes | None) 
     )
 
 
-class _Prover:
-    """Holds every file of an export against torch, and asks the doctor about what fails."""
-
-    def __init__(
-        self,
-        request: Request,
-        source: Source,
-        variants: Variants,
-        reference: Reference,
-        out: Path,
-        progress: Progress,
-    ) -> None:
-        self.request, self.source, self.variants = request, source, variants
-        self.reference, self.out, self.progress = reference, out, progress
-        self.proofs = Proofs(used={MODEL: variants.fp32})
-
-    def run(self) -> Proofs:
-        """Prove all that was asked for."""
-        auto = self.request.precisions is None
-        for precision in dict.fromkeys(("fp32", *(self.request.precisions or AUTO))):
-            self._prove(precision, auto and precision != "fp32")
-        if auto:
-            proving.keep_fastest(self.proofs, _engine_precisions(self.request, self.proofs))
-        return self.proofs
-
-    def _prove(self, precision: Precision, auto: bool) -> None:
-        attempts = proving.plan_attempts(
-            self.variants,
-            precision,
-            trained=self.source.weights.trained,
-            openvino=self.request.openvino,
-            tensorrt=self.request.tensorrt is not None,
-            auto=auto,
-        )
-        tolerance = self.request.bounds.tolerance(precision, self.source.weights.trained)
-        for attempt in attempts:
-            try:
-                proving.prove_attempts([attempt], self.reference, tolerance, self.progress, self.proofs)
-            except NotProven as error:
-                found = self._ask_doctor(error)
-                if not self._mend(error, found):
-                    raise explain(error, self.out, [label.name for label in self.source.labels], found) from error
-                proving.prove_attempts([attempt], self.reference, tolerance, self.progress, self.proofs)
-        if not auto:
-            proving.require_something(precision, self.proofs)
-
-    def _ask_doctor(self, error: NotProven) -> Findings:
-        from segkit_export.precision_doctor import find_islands, first_wrong_layer, module_order
-
-        finding, attempt = error.finding, error.attempt
-        patch, logits = self.reference.patch(finding.volume, finding.tile)
-        if attempt.precision == "fp32":
-            return first_wrong_layer(self.source.network, attempt.variant().onnx, patch, self.progress)
-        if not attempt.key:
-            return None  # the runtime lowers the file itself: nothing in the file could be kept in fp32
-        return find_islands(
-            module_order(self.variants.fp32.onnx),
-            lambda islands: proving.runnable(
-                self.variants.make(attempt.key, islands).onnx, attempt.precision, attempt.arithmetic
-            ),
-            patch,
-            logits,
-            _wanted_error(error),
-            most_runs=48 if attempt.precision != "int8" else 16,
-            progress=self.progress,
-        )
-
-    def _mend(self, error: NotProven, found: Findings) -> bool:
-        islands = getattr(found, "islands", ())
-        if not (self.request.mend and islands):
-            return False
-        self.variants.set_islands(error.attempt.key, islands)
-        self.proofs.warnings.append(
-            f"{error.attempt.precision}: kept in fp32, since they carried too much error: {', '.join(islands)}"
-        )
-        return True
-
-
-def _wanted_error(error: NotProven) -> float:
-    """The mean difference of a logit at which the proof would hold, with something to spare."""
-    proof = error.finding.proof
-    excess = [(1 - proof.label_agreement) / max(1 - proof.tolerance.least_label_agreement, 1e-9)]
-    if proof.dice_difference is not None:
-        excess.append(proof.dice_difference / max(proof.tolerance.most_dice_difference, 1e-9))
-    return 0.5 * proof.mean_abs_logit_difference / max(1.0, *excess)
-
-
-def _engine_precisions(request: Request, proofs: Proofs) -> list[Precision]:
-    """What TensorRT engines are built in: what was asked for, or else half precision if that is proven."""
-    if request.tensorrt is None:
-        return []
-    if request.precisions is not None:
-        return list(request.precisions)
-    halves: tuple[Precision, ...] = ("fp16", "bf16")
-    return [next((half for half in halves if proofs.has(half)), "fp32")]
-
-
 def _build_engines(
     request: Request, source: Source, variants: Variants, proofs: Proofs, reference: Reference, progress: Progress
 ) -> tuple[list[CompiledEngine], dict[str, bytes | Path]]:
@@ -297,7 +254,7 @@ def _build_engines(
     if request.dynamic != "none":
         patch = (source.channels, *source.tiling.patch)
         shapes = ((1, *patch), (1, *patch), (request.tensorrt.max_batch, *patch))
-    for precision in _engine_precisions(request, proofs):
+    for precision in engine_precisions(request, proofs):
         variant = proving.engine_variant(variants, precision)
         engine = tensorrt_build.build_engine(
             variant.onnx, progress, _engine_request(request.tensorrt, precision, shapes)
@@ -305,7 +262,7 @@ def _build_engines(
         entry = engine_entry(source.name, engine, variant.model.file, variant.onnx)
         if why_no_device() is None:
             tolerance = request.bounds.tolerance(precision, source.weights.trained)
-            proof = proving.prove_engine(engine.engine, entry, reference, tolerance, progress)
+            proof = proving.prove_engine(engine.engine, entry, variant.model, reference, tolerance, progress)
             proofs.proofs.append(proof)
             entry = entry.model_copy(update={"status": "proven"})
         engines.append(entry)
@@ -334,7 +291,12 @@ def _metadata(source: Source) -> dict[str, str]:
     }
 
 
-def _manifest(source: Source, proofs: Proofs, engines: Sequence[CompiledEngine]) -> Manifest:
+def _manifest(
+    source: Source,
+    proofs: Proofs,
+    engines: Sequence[CompiledEngine],
+    resample_mm: tuple[float, float, float] | None,
+) -> Manifest:
     versions = {name: importlib.metadata.version(name) for name in _SOFTWARE}
     versions |= {proof.runtime: proof.version for proof in proofs.proofs}
     versions |= {engine.runtime: engine.version for engine in engines}
@@ -345,6 +307,7 @@ def _manifest(source: Source, proofs: Proofs, engines: Sequence[CompiledEngine])
         segkit_version=segkit.__version__,
         modalities=list(source.modalities),
         spacing=source.spacing,
+        resample_mm=resample_mm,
         preprocessing=source.preprocessing,
         inference=Inference(patch=tiling.patch, overlap=tiling.overlap, blending=tiling.blending),
         labels=[Label(code=label.code, name=label.name) for label in source.labels],

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from segkit_export.errors import ExportFailed
+from segkit_runtime.engines import LABELS, MEAN_LOGIT
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -52,6 +55,43 @@ def close_graph(model: onnx_ir.Model) -> bytes:
     except Exception as error:
         raise ExportFailed(f"expected valid ONNX, the checker says: {_one_line(error)}") from error
     return content
+
+
+def add_labels(onnx: bytes) -> bytes:
+    """Let a file tell the largest class of each voxel beside its logits: a byte where these take four for each class.
+
+    It gets the outputs `labels` (B, X, Y, Z) uint8, the first class whose logit is the largest, and `mean_logit` (B,)
+    float32, which is finite only if all logits of the patch are: of a NaN the labels say nothing.
+
+    Args:
+        onnx: a file whose one output is logits (B, K, X, Y, Z) float32.
+
+    Raises:
+        ExportFailed: the graph has branches or loops, or the result is not valid.
+    """
+    import onnx_ir as ir
+
+    model = open_graph(onnx)
+    (logits,) = model.graph.outputs
+    axes = ir.tensor(np.arange(1, 5), name="mean_logit_axes")
+    all_axes = ir.Value(name=axes.name, type=ir.TensorType(axes.dtype), shape=axes.shape, const_value=axes)
+    model.graph.register_initializer(all_axes)
+    largest = ir.node("ArgMax", [logits], {"axis": 1, "keepdims": 0}, name="/labels/ArgMax")
+    labels = ir.node("Cast", largest.outputs, {"to": int(ir.DataType.UINT8)}, name="/labels/Cast")
+    mean = ir.node("ReduceMean", [logits, all_axes], {"keepdims": 0}, name="/labels/ReduceMean")
+    assert logits.shape is not None  # noqa: S101 - it was inferred
+    batch, _, *sides = logits.shape
+    for node, name, dtype, shape in (
+        (largest, f"{LABELS}_int64", ir.DataType.INT64, (batch, *sides)),
+        (labels, LABELS, ir.DataType.UINT8, (batch, *sides)),
+        (mean, MEAN_LOGIT, ir.DataType.FLOAT, (batch,)),
+    ):
+        (value,) = node.outputs
+        value.name, value.shape = name, ir.Shape(shape)
+        retype(value, dtype)
+    model.graph.extend([largest, labels, mean])
+    model.graph.outputs.extend([*labels.outputs, *mean.outputs])
+    return close_graph(model)
 
 
 def half_type(precision: HalfPrecision) -> Any:

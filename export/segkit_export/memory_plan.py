@@ -1,6 +1,6 @@
 """Memory before the fact: what a network will need for training and inference, told without a GPU or that memory.
 
-Training and torch are predicted: fake tensors, which have a shape and no content, run two steps under torch's own
+Training and torch are predicted: fake tensors, which have a shape and no content, run a step under torch's own
 `MemTracker`. The sum of the tensors at the peak is a lower bound: workspaces of kernels, the allocator's blocks and a
 CUDA context are no tensors. `TensorBytes.expected` and `GPU_OVERHEAD_BYTES` say how much more was seen.
 """
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -44,11 +43,6 @@ _KINDS = {
     "OPT": "optimizer",
     "TEMP": "temporaries",
     "OTH": "patches",
-}
-_UNITS = {
-    "b": 1,
-    **{f"{prefix}ib": 2 ** (10 * power) for power, prefix in enumerate("kmgt", 1)},
-    **{f"{prefix}b": 10 ** (3 * power) for power, prefix in enumerate("kmgt", 1)},
 }
 
 
@@ -115,23 +109,24 @@ def predict_inference(network: nn.Module, channels: int, patch: Size, batch: int
 
 
 def _track(network: nn.Module, shape: tuple[int, ...], optimizer: str | None) -> TensorBytes:
-    """Run a fake twin of a network and add up its tensors at the peak; with an optimizer it takes two steps."""
+    """Run a fake twin of a network and add up its tensors at the peak; with an optimizer it takes a step."""
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
-    from torch.distributed._tools.mem_tracker import MemTracker, _MemRefType
+    from torch.distributed._tools.mem_tracker import _MemRefType
 
-    tracker = MemTracker()
+    tracker = _tracker()
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     try:
+        # Outside the mode, where a plain tensor that a network keeps beside its weights can be copied.
+        twin = _fake_twin(network, mode).train(optimizer is not None)
         with mode:
-            twin = _fake_twin(network, mode).train(optimizer is not None)
             images = torch.zeros(shape)
             if optimizer is None:
                 tracker.track_external(twin, images)
                 with torch.no_grad(), _tracking(tracker):
                     twin(images)
             else:
-                _take_two_steps(twin, images, optimizer, tracker)
+                _take_step(twin, images, optimizer, tracker)
     except Exception as error:
         batch, _, *sides = shape
         raise UsageError(
@@ -145,23 +140,37 @@ def _track(network: nn.Module, shape: tuple[int, ...], optimizer: str | None) ->
     return TensorBytes(**found)
 
 
-def _take_two_steps(twin: nn.Module, images: Any, optimizer: str, tracker: Any) -> None:
-    """Take two steps, since the state of the optimizer is made at the end of the first, after its peak."""
+def _tracker() -> Any:
+    """Torch's tracker, without the peak of each module, which nobody reads and which takes a third of its time."""
+    from torch.distributed._tools.mem_tracker import _TOTAL_KEY, MemTracker
+
+    class Tracker(MemTracker):  # type: ignore[no-untyped-call]
+        def _update_peak_stats(self, peak_state: Any) -> None:
+            for device, now in self._curr_mem_snap.items():
+                if self._peak_mem.get(device, 0) < now[_TOTAL_KEY]:
+                    self._peak_mem[device] = now[_TOTAL_KEY]
+                    self._peak_mem_snap[device] = dict(now)
+
+    return Tracker()
+
+
+def _take_step(twin: nn.Module, images: Any, optimizer: str, tracker: Any) -> None:
+    """Take a step as every one but the first is: the state of the optimizer, made at the end of that, is there."""
     import torch
 
     trained = [parameter for parameter in twin.parameters() if parameter.requires_grad]
     steps: torch.optim.Optimizer = (
         torch.optim.SGD(trained, 1e-3, momentum=0.9) if optimizer == "sgd" else torch.optim.AdamW(trained, 1e-3)
     )
+    for parameter in trained:
+        parameter.grad = torch.zeros_like(parameter)
+    steps.step()
+    steps.zero_grad()
     target = torch.zeros(images.shape[0], *images.shape[2:], dtype=torch.int64)
     tracker.track_external(twin, steps, images, target)
     with _tracking(tracker):
-        for step in range(2):
-            torch.nn.functional.cross_entropy(twin(images), target).backward()  # type: ignore[no-untyped-call]
-            steps.step()
-            steps.zero_grad()
-            if step == 0:
-                tracker.reset_mod_stats()  # it refuses a third call of a module otherwise
+        torch.nn.functional.cross_entropy(twin(images), target).backward()  # type: ignore[no-untyped-call]
+        steps.step()
 
 
 def _tracking(tracker: Any) -> AbstractContextManager[Any]:
@@ -260,17 +269,3 @@ def _largest_patch(need: Callable[[Size], int], budget_bytes: int, patch: Size, 
             hint="raise --budget, or choose a smaller network",
         )
     return sized(least)
-
-
-def parse_size(text: str) -> int:
-    """Bytes of a size such as "4GiB", "512 MiB" or "1.5GB".
-
-    Raises:
-        UsageError: it is not a size, or none above zero.
-    """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]+)\s*", text)
-    unit = _UNITS.get(match[2].lower()) if match else None
-    size = int(float(match[1]) * unit) if match and unit else 0
-    if size <= 0:
-        raise UsageError(f"expected a size with its unit, got {text!r}", hint="write it as 4GiB, 512MiB or 1.5GB")
-    return size

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 _SCOPES = "pkg.torch.onnx.name_scopes"
 """Where torch notes the modules around a node, outermost first, and at last the node itself."""
 
+_RULES, _FOLDED = "pkg.onnxscript.rewriter.rule_name", "FuseBatchNorm"
+"""Where the exporter notes what it made of a node, and how it calls the folding of a norm."""
+
 
 def name_nodes(model: onnx_ir.Model) -> None:
     """Rename the nodes of a graph, in place, to the path of their module and their operator.
@@ -27,11 +30,17 @@ def name_nodes(model: onnx_ir.Model) -> None:
     """
     seen: Counter[str] = Counter()
     for node in model.graph:
-        scopes = ast.literal_eval(node.metadata_props.get(_SCOPES, "[]"))
-        path = scopes[-2] if len(scopes) > 1 else ""
-        name = f"{path}/{node.op_type}"
+        name = f"{_path(node)}/{node.op_type}"
         seen[name] += 1
         node.name = name if seen[name] == 1 else f"{name}_{seen[name]}"
+
+
+def _path(node: onnx_ir.Node) -> str:
+    if _FOLDED in node.metadata_props.get(_RULES, ""):
+        # It stands where the norm stood and has its notes; whose convolution it is, the name of the weights says.
+        return str(node.inputs[1].name).rpartition(".")[0]
+    scopes = ast.literal_eval(node.metadata_props.get(_SCOPES, "[]"))
+    return str(scopes[-2]) if len(scopes) > 1 else ""
 
 
 def module_path(name: str) -> str:

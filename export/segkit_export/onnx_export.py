@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,6 +24,9 @@ INPUT, OUTPUT = "image", "logits"
 Dynamic = Literal["none", "batch", "size"]
 """What of the input's shape a file leaves open: nothing, the batch, or the batch and the size of the patch."""
 
+Rewrite = Literal["fold", "norms", "strip"]
+"""Work on the graph that can be left out, to see what it is worth: see `segkit bench exports --rewrites`."""
+
 _MOST_BATCH, _MOST_MULTIPLES = 64, 512
 
 _NOISY = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
@@ -37,6 +40,7 @@ def to_onnx(
     *,
     dynamic: Dynamic = "none",
     multiple: int = 1,
+    without: Collection[Rewrite] = (),
 ) -> bytes:
     """Trace a network and return it as one ONNX file without external data.
 
@@ -51,6 +55,8 @@ def to_onnx(
         metadata: written into the file's `metadata_props`.
         dynamic: what of the shape stays open.
         multiple: what each side of a patch is a multiple of, where sizes stay open.
+        without: what is not done: "fold", the folding of batch norms; "norms", the writing out of instance norms;
+            "strip", the taking away of notes.
 
     Returns:
         The file, with the input `image` and the output `logits`.
@@ -61,10 +67,9 @@ def to_onnx(
     """
     import onnx
 
-    model = _trace(network, in_channels, patch, dynamic, multiple)
-    _strip(model.graph)
-    for function in model.functions:
-        _strip(function)
+    model = _trace(network, in_channels, patch, dynamic, multiple, without)
+    for part in () if "strip" in without else (model.graph, *model.functions):
+        _strip(part)
     model.ClearField("doc_string")
     del model.metadata_props[:]
     onnx.helper.set_model_props(model, dict(sorted((metadata or {}).items())))
@@ -77,7 +82,14 @@ def to_onnx(
     return content
 
 
-def _trace(network: torch.nn.Module, in_channels: int, patch: Size, dynamic: Dynamic, multiple: int) -> Any:
+def _trace(
+    network: torch.nn.Module,
+    in_channels: int,
+    patch: Size,
+    dynamic: Dynamic,
+    multiple: int,
+    without: Collection[Rewrite],
+) -> Any:
     import torch
 
     # A batch of 1 would be taken for a number that never changes.
@@ -94,6 +106,7 @@ def _trace(network: torch.nn.Module, in_channels: int, patch: Size, dynamic: Dyn
                 output_names=[OUTPUT],
                 dynamic_shapes=_dynamic_shapes(dynamic, multiple),
                 verbose=False,
+                optimize="fold" not in without,
             )
         except Exception as error:
             raise ExportFailed(
@@ -102,9 +115,21 @@ def _trace(network: torch.nn.Module, in_channels: int, patch: Size, dynamic: Dyn
                 hint="keep to operations that torch.export traces, without branches that depend on voxel values",
             ) from error
     assert program is not None  # noqa: S101 - with dynamo=True there is always a program
+    if "fold" in without:
+        _tidy(program.model)
     name_nodes(program.model)
-    write_out_instance_norms(program.model)
+    if "norms" not in without:
+        write_out_instance_norms(program.model)
     return program.model_proto
+
+
+def _tidy(model: Any) -> None:
+    """What torch does to a graph before it folds norms: constants are computed, what is not used goes."""
+    from onnxscript.optimizer import fold_constants, remove_unused_nodes
+
+    with _quiet():
+        fold_constants(model)
+        remove_unused_nodes(model)
 
 
 def _dynamic_shapes(dynamic: Dynamic, multiple: int) -> Any:

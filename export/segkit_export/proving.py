@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -10,17 +11,22 @@ from segkit.errors import SegkitError, UsageError, VerificationFailed
 from segkit_export import verify
 from segkit_export.emulate import emulate
 from segkit_export.progress import Progress
+from segkit_export.reference import Reference
 from segkit_export.tolerances import describe_tolerance
 from segkit_export.variants import Variant, Variants
-from segkit_export.verify import Finding, Reference
-from segkit_runtime.engines import missing_runtimes, open_engine
-from segkit_runtime.manifest import Arithmetic, CompiledEngine, Precision, Proof, Tolerance
+from segkit_export.verify import Finding
+from segkit_runtime.engines import LABELS, Output, RuntimeEngine, missing_runtimes, open_engine
+from segkit_runtime.manifest import Arithmetic, CompiledEngine, Model, Precision, Proof, Tolerance
 
 if TYPE_CHECKING:
     from segkit_export.variants import Halves
 
 EMULATOR = "onnxruntime"
 """What runs a file that nothing here can compute in its own precision; it must be installed to export at all."""
+
+
+Opener = Callable[[Output], RuntimeEngine]
+"""Opens a file for logits or for labels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,22 +185,68 @@ def prove_attempt(
     variant = attempt.variant()
     progress(f"compare: load {attempt.runtime}, {attempt.precision}", 0, 0)
     as_run: Precision = "fp32" if attempt.arithmetic == "emulated" else attempt.precision
-    engine = open_engine(
-        attempt.runtime, runnable(variant.onnx, attempt.precision, attempt.arithmetic), precision=as_run
+    content = runnable(variant.onnx, attempt.precision, attempt.arithmetic)
+    finding = prove_opened(
+        opener(attempt.runtime, content, as_run),
+        reference,
+        progress,
+        model=variant.model,
+        precision=attempt.precision,
+        arithmetic=attempt.arithmetic,
+        tolerance=tolerance,
     )
-    try:
+    return finding, variant
+
+
+def prove_opened(
+    open_for: Opener,
+    reference: Reference,
+    progress: Progress,
+    *,
+    model: Model,
+    precision: Precision,
+    arithmetic: Arithmetic = "native",
+    tolerance: Tolerance | None,
+) -> Finding:
+    """Hold a file against the reference: its logits, and then its labels if it tells them itself.
+
+    Args:
+        open_for: opens it for logits or for labels; one is closed before the other is opened.
+        reference: what torch said.
+        progress: called once per tile.
+        model: what the manifest says of the file.
+        precision: what it is run in.
+        arithmetic: see `Proof`.
+        tolerance: what it must keep to; None for what its precision must.
+
+    Raises:
+        VerificationFailed: see `prove`, or the file does not tell the labels that it should.
+        SegkitError: it cannot be opened.
+    """
+    with closing(open_for("logits")) as engine:
         finding = verify.prove(
             engine,
             reference,
             progress,
-            model=variant.model.file,
-            precision=attempt.precision,
-            arithmetic=attempt.arithmetic,
+            model=model.file,
+            precision=precision,
+            arithmetic=arithmetic,
             tolerance=tolerance,
         )
-    finally:
-        engine.close()
-    return finding, variant
+    if LABELS not in model.outputs or not finding.proof.proven:
+        return finding
+    with closing(open_for("labels")) as engine:
+        if engine.output != "labels":
+            raise VerificationFailed(
+                f"expected {model.file} to tell labels to {engine.runtime}, it tells {engine.output}",
+                hint="export it again",
+            )
+        return verify.prove_labels(finding, engine, reference, progress)
+
+
+def opener(runtime: str, onnx: bytes, precision: Precision) -> Opener:
+    """What opens a file on a runtime of this machine."""
+    return lambda output: open_engine(runtime, onnx, precision=precision, output=output)
 
 
 def runnable(onnx: bytes, precision: Precision, arithmetic: Arithmetic) -> bytes:
@@ -205,7 +257,12 @@ def runnable(onnx: bytes, precision: Precision, arithmetic: Arithmetic) -> bytes
 
 
 def prove_engine(
-    plan: bytes, entry: CompiledEngine, reference: Reference, tolerance: Tolerance, progress: Progress
+    plan: bytes,
+    entry: CompiledEngine,
+    model: Model,
+    reference: Reference,
+    tolerance: Tolerance,
+    progress: Progress,
 ) -> Proof:
     """Hold a compiled engine against the reference on the GPU of this machine.
 
@@ -213,16 +270,19 @@ def prove_engine(
         VerificationFailed: it is outside its tolerances.
         SegkitError: it cannot run here.
     """
-    engine = open_engine(entry.runtime, plan, precision=entry.precision, device="cuda:0", built=entry)
-    try:
-        finding = verify.prove(
-            engine, reference, progress, model=entry.model, precision=entry.precision, tolerance=tolerance
-        )
-    finally:
-        engine.close()
+    finding = prove_opened(
+        lambda output: open_engine(
+            entry.runtime, plan, precision=entry.precision, device="cuda:0", built=entry, output=output
+        ),
+        reference,
+        progress,
+        model=model,
+        precision=entry.precision,
+        tolerance=tolerance,
+    )
     if not finding.proof.proven:
         raise VerificationFailed(
-            f"expected the engine {entry.file} on {engine.device} to do what torch does "
+            f"expected the engine {entry.file} on {finding.proof.device} to do what torch does "
             f"({describe_tolerance(finding.proof)}), it {verify.describe(finding.proof)}",
             hint="no bundle was written; export in a precision with more digits",
         )

@@ -10,18 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 from segkit.cards import OptionValue
 from segkit.dataset import LabelScheme, open_dataset
-from segkit.errors import SegkitError, UsageError
+from segkit.errors import SegkitError, UsageError, VerificationFailed
 from segkit.inference import Tiling
+from segkit.volume import format_size
 from segkit_export.engines import engine_entry
 from segkit_export.progress import Progress, silent
-from segkit_export.proving import runnable
+from segkit_export.proving import opener, prove_opened, runnable
+from segkit_export.reference import run_reference
 from segkit_export.tensorrt_build import build_engine, rebuild_request
-from segkit_export.verify import prove, run_reference
+from segkit_export.tiles import try_tiles
 from segkit_export.volumes import subject_heads
 from segkit_runtime.bundle import Bundle, write_bundle
 from segkit_runtime.engines import open_engine
 from segkit_runtime.layout import CARD, MANIFEST, MODEL
-from segkit_runtime.manifest import Manifest, Proof
+from segkit_runtime.manifest import Manifest, Precision, Proof, TileProof
 
 if TYPE_CHECKING:
     from segkit.registry import Registry
@@ -100,26 +102,35 @@ def reprove(
     for known in manifest.proofs:
         if (known.runtime, known.precision) == ("onnxruntime", "fp32"):
             continue
-        emulated = known.arithmetic == "emulated"
+        as_run: Precision = "fp32" if known.arithmetic == "emulated" else known.precision
+        content = runnable(bundle.read(known.model), known.precision, known.arithmetic)
+        (model,) = (model for model in manifest.models if model.file == known.model)
+        open_for = opener(known.runtime, content, as_run)
         try:
-            content = runnable(bundle.read(known.model), known.precision, known.arithmetic)
-            engine = open_engine(known.runtime, content, precision="fp32" if emulated else known.precision)
-        except SegkitError as error:
-            report.not_run[f"{known.runtime} in {known.precision}"] = str(error)
-            continue
-        try:
-            finding = prove(
-                engine,
+            finding = prove_opened(
+                open_for,
                 reference,
                 progress,
-                model=known.model,
+                model=model,
                 precision=known.precision,
                 arithmetic=known.arithmetic,
                 tolerance=known.tolerance,
             )
-        finally:
-            engine.close()
-        report.proofs.append(finding.proof)
+        except VerificationFailed:
+            raise
+        except SegkitError as error:
+            report.not_run[f"{known.runtime} in {known.precision}"] = str(error)
+            continue
+        tiles: list[TileProof] = []
+        if known.tiles:
+            sizes = [one.patch for one in known.tiles]
+            for size, one in try_tiles(open_for, model, sizes, reference, progress).items():
+                if isinstance(one, TileProof):
+                    tiles.append(one)
+                else:
+                    where = f"{known.runtime} in {known.precision} with tiles of {format_size(size)}"
+                    report.not_run[where] = one
+        report.proofs.append(finding.proof.model_copy(update={"tiles": tiles}))
     return report
 
 

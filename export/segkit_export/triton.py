@@ -63,7 +63,7 @@ class _Model:
         file: name of its file in the bundle.
         target: name of its file in the repository.
         image: least and largest input (B, C, X, Y, Z).
-        tensors: input and output of the ONNX file it is, or was built from.
+        tensors: the input and the outputs of the ONNX file it is, or was built from, the logits first.
         on_gpu: where an instance runs.
         parameters: what else a client may want to know.
     """
@@ -74,7 +74,7 @@ class _Model:
     file: str
     target: str
     image: tuple[Sequence[int], Sequence[int]]
-    tensors: tuple[_Tensor, _Tensor]
+    tensors: tuple[_Tensor, list[_Tensor]]
     on_gpu: bool
     parameters: Mapping[str, str]
 
@@ -132,7 +132,7 @@ def _models(bundle: Bundle) -> Iterator[_Model]:
         "segkit_modalities": json.dumps(manifest.modalities, ensure_ascii=False),
         "segkit_patch": json.dumps(manifest.inference.patch),
     }
-    image, logits = _tensors(bundle.read(MODEL))
+    image, outputs = _tensors(bundle.read(MODEL))
     batch = image.shape[0]
     sides = (manifest.channels, *manifest.inference.patch)
     yield _Model(
@@ -142,7 +142,7 @@ def _models(bundle: Bundle) -> Iterator[_Model]:
         file=MODEL,
         target="model.onnx",
         image=((batch or 1, *sides), (batch or MOST_BATCH, *sides)),
-        tensors=(image, logits),
+        tensors=(image, outputs),
         # On a GPU only if it was held against torch there.
         on_gpu=any(
             proof.proven and proof.runtime == "onnxruntime" and proof.model == MODEL and proof.device.startswith("cuda")
@@ -185,15 +185,14 @@ def _engine_names(name: str, engines: Sequence[CompiledEngine]) -> list[str]:
     return names
 
 
-def _tensors(model: bytes) -> tuple[_Tensor, _Tensor]:
-    """The input and the output of an ONNX file."""
+def _tensors(model: bytes) -> tuple[_Tensor, list[_Tensor]]:
+    """The input and the outputs of an ONNX file."""
     import onnx
 
     graph = onnx.load_model_from_string(model).graph
     weights = {tensor.name for tensor in graph.initializer}
     (image,) = (value for value in graph.input if value.name not in weights)
-    (logits,) = graph.output
-    return _tensor(image), _tensor(logits)
+    return _tensor(image), [_tensor(output) for output in graph.output]
 
 
 def _tensor(value: Any) -> _Tensor:
@@ -209,32 +208,40 @@ def _config(model: _Model) -> str:
     least, largest = model.image
     batched = largest[0] > least[0]
     shape = [low if low == high else -1 for low, high in zip(least, largest, strict=True)]
-    image, logits = model.tensors
-    classes = logits.shape[1] or -1
-    # Logits have the sides of the image, and a channel per class.
-    dims: dict[str, list[int]] = {"input": shape, "output": [shape[0], classes, *shape[2:]]}
+    image, outputs = model.tensors
     lines = [
         f"name: {_text(model.name)}",
         f"backend: {_text(model.backend)}",
         f"platform: {_text(model.platform)}",
         f"default_model_filename: {_text(model.target)}",
         f"max_batch_size: {largest[0] if batched else 0}",
+        *_tensor_lines("input", image, shape, batched),
     ]
-    for role, tensor in (("input", image), ("output", logits)):
-        lines += [
-            f"{role} {{",
-            f"  name: {_text(tensor.name)}",
-            f"  data_type: {tensor.type}",
-            f"  dims: [{', '.join(str(side) for side in dims[role][batched:])}]",
-            *([f"  label_filename: {_text(_LABELS)}"] if role == "output" else []),
-            "}",
-        ]
+    for output in outputs:
+        # All have the sides of the image, as far as they have sides; logits have a channel per class.
+        channels = [output.shape[1] or -1] if len(output.shape) == len(shape) else []
+        sides = shape[2:] if len(output.shape) > 1 else []
+        lines += _tensor_lines("output", output, [shape[0], *channels, *sides], batched)
     lines += ["instance_group {", "  count: 1", f"  kind: {'KIND_GPU' if model.on_gpu else 'KIND_CPU'}", "}"]
     if batched:
         lines.append("dynamic_batching {}")
     for key, value in model.parameters.items():
         lines += ["parameters {", f"  key: {_text(key)}", f"  value {{ string_value: {_text(value)} }}", "}"]
     return "\n".join(lines) + "\n"
+
+
+def _tensor_lines(role: str, tensor: _Tensor, dims: Sequence[int], batched: bool) -> list[str]:
+    dims = dims[batched:]
+    return [
+        f"{role} {{",
+        f"  name: {_text(tensor.name)}",
+        f"  data_type: {tensor.type}",
+        f"  dims: [{', '.join(str(side) for side in dims or [1])}]",
+        # Triton has no tensor without a dimension: one number a patch is a list of one.
+        *([] if dims else ["  reshape { shape: [] }"]),
+        *([f"  label_filename: {_text(_LABELS)}"] if len(tensor.shape) == 5 and role == "output" else []),
+        "}",
+    ]
 
 
 def _text(value: str) -> str:

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from segkit_export.onnx_export import OPSET
+from segkit_export.graph_edit import add_labels
+from segkit_export.onnx_export import OPSET, OUTPUT
 from segkit_export.precision import BF16_OPSET, lower
 from segkit_export.progress import Progress, silent
 from segkit_runtime.bundle import MODEL
+from segkit_runtime.engines import LABELS, MEAN_LOGIT
 from segkit_runtime.manifest import Model, Precision
 
 if TYPE_CHECKING:
@@ -39,12 +41,20 @@ class Variants:
         onnx: the traced network, fp32.
         calibration: gives the patches (1, C, *patch) float32 that int8 is calibrated on.
         progress: called as int8 is calibrated.
+        labels: whether each file tells labels beside logits, in the last step of its making; see `add_labels`.
     """
 
     def __init__(
-        self, onnx: bytes, calibration: Callable[[], Sequence[NDArray[np.float32]]], progress: Progress = silent
+        self,
+        onnx: bytes,
+        calibration: Callable[[], Sequence[NDArray[np.float32]]],
+        progress: Progress = silent,
+        *,
+        labels: bool = False,
     ) -> None:
-        self.fp32 = Variant(model=_describe(MODEL, "fp32", OPSET, onnx), onnx=onnx)
+        self._traced = onnx
+        self._labels = labels
+        self.fp32 = self._finish(MODEL, "fp32", OPSET, onnx)
         self._calibration = calibration
         self._progress = progress
         self._patches: Sequence[NDArray[np.float32]] | None = None
@@ -66,19 +76,19 @@ class Variants:
         return self._make_quantised(cast("Recipe", key), islands)
 
     def _make_half(self, precision: Halves, islands: Collection[str]) -> Variant:
-        onnx = lower(self.fp32.onnx, precision, islands)
+        onnx = lower(self._traced, precision, islands)
         opset = max(OPSET, BF16_OPSET) if precision == "bf16" else OPSET
         made = "weights and tensors cast, norms and islands left in fp32"
-        return Variant(model=_describe(f"model.{precision}.onnx", precision, opset, onnx, islands, made), onnx=onnx)
+        return self._finish(f"model.{precision}.onnx", precision, opset, onnx, islands, made)
 
     def _make_quantised(self, recipe: Recipe, islands: Collection[str]) -> Variant:
         if self._patches is None:
             self._patches = self._calibration()
         from segkit_export.quantise import quantise
 
-        onnx = quantise(self.fp32.onnx, recipe, self._patches, self._progress, islands)
+        onnx = quantise(self._traced, recipe, self._patches, self._progress, islands)
         made = f"static quantisation for {recipe}, calibrated on {len(self._patches)} patches"
-        return Variant(model=_describe(f"model.int8.{recipe}.onnx", "int8", OPSET, onnx, islands, made), onnx=onnx)
+        return self._finish(f"model.int8.{recipe}.onnx", "int8", OPSET, onnx, islands, made)
 
     def set_islands(self, key: str, islands: Collection[str]) -> None:
         """Make a file anew with these islands: "fp16", "bf16" or the recipe of an int8 file."""
@@ -90,15 +100,25 @@ class Variants:
             self._made[key] = self.make(key, self._islands.get(key, ()))
         return self._made[key]
 
-
-def _describe(
-    file: str, precision: Precision, opset: int, onnx: bytes, islands: Collection[str] = (), made: str = ""
-) -> Model:
-    return Model(
-        file=file,
-        precision=precision,
-        opset=opset,
-        sha256=hashlib.sha256(onnx).hexdigest(),
-        islands=sorted(islands),
-        made=made,
-    )
+    def _finish(
+        self,
+        file: str,
+        precision: Precision,
+        opset: int,
+        onnx: bytes,
+        islands: Collection[str] = (),
+        made: str = "",
+    ) -> Variant:
+        """Let a file tell labels, where it shall, and describe it."""
+        if self._labels:
+            onnx = add_labels(onnx)
+        model = Model(
+            file=file,
+            precision=precision,
+            opset=opset,
+            sha256=hashlib.sha256(onnx).hexdigest(),
+            outputs=[OUTPUT, LABELS, MEAN_LOGIT] if self._labels else [OUTPUT],
+            islands=sorted(islands),
+            made=made,
+        )
+        return Variant(model=model, onnx=onnx)

@@ -1,114 +1,28 @@
 """The proof: an engine is held against torch fp32 on logits of patches and on labels of whole volumes.
 
-Torch runs once; what it said is kept as a `Reference`, and each engine is compared with that.
+What torch said is a `Reference`, and each engine is compared with that.
 """
 
 from __future__ import annotations
 
-import math
+import dataclasses
 import statistics
-import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from segkit.errors import VerificationFailed
 from segkit.inference import Engine, Tiling, segment_volume
 from segkit.metrics import confusion_matrix, dice
-from segkit.patches import extract_patch, pad_to, plan_tiles
 from segkit_export.progress import Progress, silent
+from segkit_export.reference import Reference, Told, Watched, step
 from segkit_export.tolerances import TOLERANCES, logit_bound
-from segkit_export.volumes import Head
 from segkit_runtime.bundle import MODEL
-from segkit_runtime.engines import first_line
 from segkit_runtime.manifest import Arithmetic, Precision, Proof, Tolerance
-
-_KEPT_BYTES = 2**29
-"""Memory for the logits of torch that are kept for comparison: 32 tiles of 128x128x64 voxels and 4 classes."""
+from segkit_runtime.processor import cpu_instructions
 
 _BINS = np.logspace(-9, 9, 721)
 """Edges of the bins that differences of logits are counted in: 40 a decade, so a quantile is exact to 6 %."""
-
-
-class _Told:
-    """What torch said of one volume.
-
-    Attributes:
-        head: the volume.
-        labels: labels of the voxels inside the mask, (N,) uint8.
-        logits: logits (1, K, *patch) of some tiles, by the number of the tile.
-        truth: class indices of the voxels inside the mask, (N,) uint8, if the volume has a truth.
-    """
-
-    labels: NDArray[np.uint8]
-    truth: NDArray[np.uint8] | None
-
-    def __init__(self, head: Head, mask: NDArray[np.bool_], tiling: Tiling, most_tiles: int) -> None:
-        self.head = head
-        self.logits: dict[int, NDArray[np.float32]] = {}
-        count = len(plan_tiles(pad_to(mask, tiling.patch), tiling.patch, tiling.overlap))
-        if not count:
-            raise VerificationFailed(
-                f"expected voxels other than zero in {head.name}, found none", hint="choose another"
-            )
-        self._kept = {int(number) for number in np.linspace(0, count - 1, min(count, most_tiles))}
-
-    def listen(self, tile: int, logits: NDArray[np.float32]) -> None:
-        """Keep the logits of a tile if it is one of those to keep."""
-        if not np.isfinite(logits).all():
-            raise VerificationFailed(
-                f"expected finite logits from torch on {self.head.name}, got NaN or infinity",
-                hint="train the network again",
-            )
-        if tile in self._kept:
-            self.logits[tile] = logits.copy()
-
-    def difference(self, runtime: str, tile: int, logits: NDArray[np.float32]) -> NDArray[np.float32] | None:
-        """How far each logit of a tile is off, or None if torch's were not kept."""
-        if not np.isfinite(logits).all():
-            raise VerificationFailed(
-                f"expected finite logits from {runtime}, got NaN or infinity where torch has none",
-                hint="a value is beyond the range of the precision: export in bf16 or fp32",
-            )
-        if tile not in self.logits:
-            return None
-        if logits.shape != self.logits[tile].shape:
-            raise VerificationFailed(f"expected logits {self.logits[tile].shape} from {runtime}, got {logits.shape}")
-        difference: NDArray[np.float32] = np.abs(self.logits[tile] - logits)
-        return difference
-
-
-@dataclass(frozen=True)
-class Reference:
-    """What torch said of all volumes; see `run_reference`."""
-
-    told: list[_Told]
-    tiling: Tiling
-    classes: int
-
-    def patch(self, volume: int, tile: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """The input (1, C, *patch) of a tile whose logits were kept, and those logits (1, K, *patch)."""
-        told = self.told[volume]
-        images, mask = told.head.load()
-        size = self.tiling.patch
-        start = plan_tiles(pad_to(mask, size), size, self.tiling.overlap)[tile]
-        return extract_patch(pad_to(images, size), start, size)[None], told.logits[tile]
-
-    def most_varied(self) -> tuple[int, int]:
-        """Volume and tile, of those whose logits were kept, whose rarest label is the least rare."""
-
-        def rarest(place: tuple[int, int]) -> list[int]:
-            labels = self.told[place[0]].logits[place[1]][0].argmax(axis=0)
-            return sorted(np.bincount(labels.ravel(), minlength=self.classes).tolist())
-
-        return max(((volume, tile) for volume, told in enumerate(self.told) for tile in told.logits), key=rarest)
-
-    @property
-    def max_abs_logit(self) -> float:
-        """The largest logit of torch."""
-        return max(float(np.abs(logits).max()) for told in self.told for logits in told.logits.values())
 
 
 @dataclass(frozen=True)
@@ -175,67 +89,6 @@ class _Differences:
         return min(self.most, float(_BINS[min(place, len(_BINS) - 1)]))
 
 
-class _Watched:
-    """An engine whose logits are shown to someone, numbered by tile, before they are used; each run is timed."""
-
-    def __init__(self, engine: Engine, watch: Callable[[int, NDArray[np.float32]], None]) -> None:
-        self.batch = engine.batch
-        self.runtime, self.version = engine.runtime, engine.version
-        self.device, self.precision = engine.device, engine.precision
-        self.patch_ms: list[float] = []
-        self._engine = engine
-        self._watch = watch
-        self._tile = 0
-
-    def run(self, patches: NDArray[np.float32]) -> NDArray[np.float32]:
-        began = time.perf_counter()
-        try:
-            logits = self._engine.run(patches)
-        except Exception as error:
-            raise VerificationFailed(
-                f"expected {self.runtime} to run a patch of {patches.shape[2:]}, it says: {first_line(error)}",
-                hint="free memory, or choose a smaller --patch",
-            ) from error
-        self.patch_ms.append(1000 * (time.perf_counter() - began) / len(patches))
-        for one in logits:
-            self._watch(self._tile, one[None])
-            self._tile += 1
-        return logits
-
-    def close(self) -> None:
-        """The engine belongs to the caller."""
-
-
-def run_reference(
-    engine: Engine, heads: Sequence[Head], tiling: Tiling, classes: int, progress: Progress = silent
-) -> Reference:
-    """Run the network itself on all volumes and keep what it says.
-
-    Args:
-        engine: torch in fp32, or where torch is not, what was proven against it.
-        heads: the volumes.
-        tiling: how they are cut and put together.
-        classes: number of classes.
-        progress: called once per tile.
-
-    Raises:
-        VerificationFailed: a logit is not finite, or a volume has nothing to segment.
-    """
-    tile_bytes = 4 * classes * math.prod(tiling.patch)
-    most_tiles = max(1, _KEPT_BYTES // tile_bytes // len(heads))
-    told = []
-    for head in heads:
-        images, mask = head.load()
-        heard = _Told(head, mask, tiling, most_tiles)
-        labels = segment_volume(
-            _Watched(engine, heard.listen), images, mask, tiling, _step(progress, engine.runtime, head)
-        )
-        heard.labels = labels[mask]
-        heard.truth = None if head.load_truth is None else head.load_truth()[mask]
-        told.append(heard)
-    return Reference(told, tiling, classes)
-
-
 def prove(
     engine: Engine,
     reference: Reference,
@@ -266,29 +119,16 @@ def prove(
     """
     tolerance = tolerance or TOLERANCES[precision]
     differences = _Differences()
-    confusion = np.zeros((reference.classes, reference.classes), np.int64)
-    against_truth = np.zeros((2, reference.classes, reference.classes), np.int64)
-    worst: WorstSlice | None = None
+    given = Labels(reference.classes)
     patch_ms: list[float] = []
     for volume, told in enumerate(reference.told):
-        images, mask = told.head.load()
 
-        def compare(tile: int, logits: NDArray[np.float32], volume: int = volume, told: _Told = told) -> None:
+        def compare(tile: int, logits: NDArray[np.float32], volume: int = volume, told: Told = told) -> None:
             found = told.difference(engine.runtime, tile, logits)
             if found is not None:
                 differences.add(volume, tile, found)
 
-        watched = _Watched(engine, compare)
-        labels = segment_volume(watched, images, mask, reference.tiling, _step(progress, engine.runtime, told.head))
-        patch_ms += watched.patch_ms
-        confusion += confusion_matrix(told.labels, labels[mask], reference.classes)
-        if told.truth is not None:
-            for side, given in enumerate((told.labels, labels[mask])):
-                against_truth[side] += confusion_matrix(told.truth, given, reference.classes)
-        worst = _worse(worst, told, images, mask, labels)
-    agreement = float(np.trace(confusion) / confusion.sum())
-    dice_difference = _dice_difference(against_truth) if against_truth.any() else None
-    bound = logit_bound(tolerance, reference.max_abs_logit)
+        patch_ms += given.ask(Watched(engine, compare), told, reference.tiling, progress)
     proof = Proof(
         runtime=engine.runtime,
         version=engine.version,
@@ -301,30 +141,101 @@ def prove(
         mean_abs_logit_difference=differences.total / differences.count,
         p999_abs_logit_difference=differences.quantile(0.999),
         max_abs_logit=reference.max_abs_logit,
-        label_agreement=agreement,
-        least_dice=float(np.nanmin(dice(confusion))),
-        dice_difference=dice_difference,
-        voxels=int(confusion.sum()),
+        label_agreement=given.agreement,
+        least_dice=given.least_dice,
+        dice_difference=given.dice_difference,
+        voxels=int(given.confusion.sum()),
         volumes=[told.head.name for told in reference.told],
         patch_ms=round(statistics.median(patch_ms), 3),
+        cpu_instructions=list(cpu_instructions()) if engine.device == "cpu" else None,
         tolerance=tolerance,
-        proven=(bound is None or differences.most < bound)
-        and agreement >= tolerance.least_label_agreement
-        and (dice_difference is None or dice_difference <= tolerance.most_dice_difference),
+        proven=False,
     )
     volume, tile = differences.worst
-    return Finding(proof=proof, worst=worst, volume=volume, tile=tile)
+    return Finding(proof=_judge(proof), worst=given.worst, volume=volume, tile=tile)
 
 
-def _dice_difference(against_truth: NDArray[np.int64]) -> float:
-    """How much the Dice of a class against the truth changes at most; a class that one side lacks counts 0."""
-    torch, engine = (np.nan_to_num(dice(confusion)) for confusion in against_truth)
-    return float(np.abs(torch - engine).max())
+def prove_labels(finding: Finding, engine: Engine, reference: Reference, progress: Progress = silent) -> Finding:
+    """Hold the labels that a file tells itself against the reference, where it was its logits that were compared.
+
+    Args:
+        finding: what `prove` found of the same file in the same precision.
+        engine: gives labels; it is what segments volumes, so its labels and its time are those of the proof.
+        reference: what torch said.
+        progress: called once per tile.
+
+    Raises:
+        VerificationFailed: the engine does not run.
+    """
+    given = Labels(reference.classes)
+    patch_ms: list[float] = []
+    for told in reference.told:
+        patch_ms += given.ask(Watched(engine, lambda tile, labels: None), told, reference.tiling, progress)
+    proof = finding.proof.model_copy(
+        update={
+            "label_agreement": given.agreement,
+            "least_dice": given.least_dice,
+            "dice_difference": given.dice_difference,
+            "patch_ms": round(statistics.median(patch_ms), 3),
+        }
+    )
+    return dataclasses.replace(finding, proof=_judge(proof), worst=given.worst)
+
+
+def _judge(proof: Proof) -> Proof:
+    """The same proof, with whether it keeps to its tolerances."""
+    tolerance = proof.tolerance
+    bound = logit_bound(tolerance, proof.max_abs_logit)
+    proven = (
+        (bound is None or proof.max_abs_logit_difference < bound)
+        and proof.label_agreement >= tolerance.least_label_agreement
+        and (proof.dice_difference is None or proof.dice_difference <= tolerance.most_dice_difference)
+    )
+    return proof.model_copy(update={"proven": proven})
+
+
+class Labels:
+    """Labels of whole volumes as they come in, held against torch's and against the truth."""
+
+    def __init__(self, classes: int) -> None:
+        self.confusion = np.zeros((classes, classes), np.int64)
+        self.worst: WorstSlice | None = None
+        self._against_truth = np.zeros((2, classes, classes), np.int64)
+
+    def ask(self, engine: Watched, told: Told, tiling: Tiling, progress: Progress) -> list[float]:
+        """Let an engine segment a volume, and return the times of its patches in ms."""
+        images, mask = told.head.load()
+        labels = segment_volume(engine, images, mask, tiling, step(progress, engine.runtime, told.head))
+        classes = len(self.confusion)
+        self.confusion += confusion_matrix(told.labels, labels[mask], classes)
+        if told.truth is not None:
+            for side, given in enumerate((told.labels, labels[mask])):
+                self._against_truth[side] += confusion_matrix(told.truth, given, classes)
+        self.worst = _worse(self.worst, told, images, mask, labels)
+        return engine.patch_ms
+
+    @property
+    def agreement(self) -> float:
+        """Share of the voxels that got torch's label."""
+        return float(np.trace(self.confusion) / self.confusion.sum())
+
+    @property
+    def least_dice(self) -> float:
+        """Least Dice of a class between both."""
+        return float(np.nanmin(dice(self.confusion)))
+
+    @property
+    def dice_difference(self) -> float | None:
+        """Largest change of the Dice of a class against the truth, if there is one; where a side lacks it, from 0."""
+        if not self._against_truth.any():
+            return None
+        torch, engine = (np.nan_to_num(dice(confusion)) for confusion in self._against_truth)
+        return float(np.abs(torch - engine).max())
 
 
 def _worse(
     worst: WorstSlice | None,
-    told: _Told,
+    told: Told,
     images: NDArray[np.float32],
     mask: NDArray[np.bool_],
     labels: NDArray[np.uint8],
@@ -347,8 +258,3 @@ def describe(proof: Proof) -> str:
         f"differs by up to {proof.max_abs_logit_difference:.2g}{changed} and agrees on {proof.label_agreement:.4%} "
         f"of {proof.voxels:,} voxels"
     )
-
-
-def _step(progress: Progress, runtime: str, head: Head) -> Callable[[int, int], None]:
-    step = f"compare: {runtime}, {head.name}"
-    return lambda done, total: progress(step, done, total)

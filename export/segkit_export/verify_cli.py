@@ -13,6 +13,7 @@ from segkit.cli.options import dataset_option, json_option, parse_options
 from segkit.cli.output import print_json
 from segkit.errors import VerificationFailed
 from segkit.registry import Registry
+from segkit.volume import format_size
 from segkit_export.cli import print_proofs, step_bars
 
 
@@ -50,6 +51,12 @@ def verify(
         for name, reason in report.not_run.items():
             click.secho(f"{name}: not run: {reason}", fg="yellow", err=True)
     failed = [f"{proof.runtime} in {proof.precision}" for proof in report.proofs if not proof.proven]
+    failed += [
+        f"{proof.runtime} in {proof.precision} with tiles of {format_size(tiles.patch)}"
+        for proof in report.proofs
+        for tiles in proof.tiles
+        if not tiles.proven
+    ]
     if failed:
         raise VerificationFailed(
             f"expected every runtime of {bundle} to keep to its tolerances here, these do not: {', '.join(failed)}",

@@ -6,8 +6,9 @@
         result = segmenter.segment({"T1": "t1.nii.gz", "T2": "t2.nii.gz"})
     result.save("seg.nii.gz")
 
-What an environment beside a scanner needs: numpy, nibabel, pydantic, and one of openvino and onnxruntime. The command
-`segkit segment` needs click, rich and pluggy as well. Nothing is downloaded, and no code is ever loaded from a bundle.
+What an environment beside a scanner needs: numpy, nibabel, isal, pydantic, and one of openvino and onnxruntime. The
+command `segkit segment` needs click, rich and pluggy as well. Nothing is downloaded, and no code is ever loaded from a
+bundle.
 
 The public API is named here once; each name is imported on first use.
 """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from segkit_runtime.manifest import Manifest
+from segkit_runtime.manifest import Manifest, Proof
 
 
 def render_card(manifest: Manifest) -> str:
@@ -26,15 +26,13 @@ def render_card(manifest: Manifest) -> str:
 
 
 def _inputs(manifest: Manifest) -> str:
-    spacing = manifest.spacing
-    sizes = "any" if spacing is None else f"{by(spacing.least_mm)} to {by(spacing.most_mm)} mm"
     tiles = manifest.inference
     channels = ", ".join(_plain(name) for name in manifest.modalities)
     if manifest.channels > len(manifest.modalities):
         channels += "; then one more channel, 1 in the head and 0 outside"
     facts = [
         f"Modalities, in order: {channels}",
-        f"Voxel sizes along {manifest.orientation} axes: {sizes}",
+        f"Voxel sizes along {manifest.orientation} axes: {voxel_sizes(manifest)}",
         f"Preprocessing: {manifest.preprocessing.describe()}",
         f"Patches of {by(tiles.patch)} voxels, overlap {tiles.overlap:g}, blending {tiles.blending}",
     ]
@@ -129,6 +127,8 @@ def _proofs(manifest: Manifest) -> str:
             "\n\nEmulated: the runtime cannot compute in that precision and rounded each tensor to it. That proves the "
             "file, not the runtime."
         )
+    others = [f"{proof.runtime} in {proof.precision} {also_with(proof)}" for proof in manifest.proofs if proof.tiles]
+    text += "\n\n" + _list(map(_plain, others)) if others else ""
     return head + text + "\n\nVolumes: " + "; ".join(volumes)
 
 
@@ -191,6 +191,21 @@ def plain(text: str) -> str:
 def _plain(text: str) -> str:
     """Text that cannot leave its cell, either."""
     return plain(text).replace("|", "\\|").replace("<", "&lt;")
+
+
+def voxel_sizes(manifest: Manifest) -> str:
+    """The voxel sizes that are taken, and what becomes of others."""
+    spacing, resample_mm = manifest.spacing, manifest.resample_mm
+    if spacing is None:
+        return "any"
+    others = f"; others are resampled to {by(resample_mm)} mm" if resample_mm else ""
+    return f"{by(spacing.least_mm)} to {by(spacing.most_mm)} mm{others}"
+
+
+def also_with(proof: Proof) -> str:
+    """The other sizes of tiles that a runtime was proven with."""
+    sizes = ", ".join(f"{by(tile.patch)} ({100 * tile.label_agreement:.2f} % same labels)" for tile in proof.tiles)
+    return f"also with tiles of {sizes}"
 
 
 def by(sizes: Iterable[float]) -> str:

@@ -6,7 +6,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
+import numpy as np
+
+from segkit.cards import Size
 from segkit.errors import BundleError, MissingExtra, SegkitError, UnknownName, UsageError
+from segkit.memory import held_bytes
 from segkit_runtime.bundle import Bundle
 from segkit_runtime.engines import (
     ENGINES,
@@ -16,10 +20,16 @@ from segkit_runtime.engines import (
     require_precision,
     require_runtime,
 )
-from segkit_runtime.manifest import CompiledEngine, Manifest, Proof
+from segkit_runtime.engines.checked import CheckedEngine
+from segkit_runtime.manifest import CompiledEngine, Manifest, Precision, Proof
+from segkit_runtime.processor import FAST_BF16, cpu_instructions
 from segkit_runtime.selfcheck import run_selfcheck
 
 AUTO: Final = "auto"
+
+_WITHOUT_AMX: tuple[Precision, ...] = ("fp32", "tf32", "fp16", "bf16", "int8")
+_WITH_AMX: tuple[Precision, ...] = ("bf16", *(precision for precision in _WITHOUT_AMX if precision != "bf16"))
+"""Precisions, the likely fastest first, for where no times tell; int8 is last, since it is the least exact."""
 
 
 @dataclass(frozen=True)
@@ -50,17 +60,38 @@ class Opened:
         engine: the engine.
         way: how it runs.
         selfchecked: whether it passed the bundle's self-check.
+        patches: the sizes of tiles that it may be run with: those that it was proven on.
         warnings: the ways that come before it and cannot be taken here, each with the reason.
     """
 
     engine: RuntimeEngine
     way: Way
     selfchecked: bool
+    patches: tuple[Size, ...]
     warnings: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """How an engine is to be opened.
+
+    Attributes:
+        threads: CPU threads, or None for the runtime's own choice.
+        selfcheck: whether a way must pass the bundle's self-check; see `load`.
+        budget_bytes: the most main memory that the process may hold, or None for any.
+    """
+
+    threads: int | None = None
+    selfcheck: bool | Literal["auto"] = AUTO
+    budget_bytes: int | None = None
+
+
 def proven_ways(manifest: Manifest) -> list[Way]:
-    """All ways that are proven, the fastest first; where no times were taken, in the order of `ENGINES`.
+    """All ways that are proven, the fastest first.
+
+    Times of a CPU with other instructions than this one has say nothing here: bf16 that takes half as long as fp32 may
+    take longer than it without AMX. Where there are no times to go by, fp32 comes first (with AMX bf16), int8 last, and
+    then the order of `ENGINES` counts.
 
     A proof by emulation is of a file and not of a runtime: it is no way to run anything. A compiled engine must be
     proven itself, and not only the file that it was built from.
@@ -125,16 +156,13 @@ def choose_ways(manifest: Manifest, runtime: str = AUTO, precision: str = AUTO, 
     return fitting
 
 
-def open_fastest(
-    bundle: Bundle, ways: Sequence[Way], threads: int | None = None, selfcheck: bool | Literal["auto"] = AUTO
-) -> Opened:
-    """Open the first way that this machine can take. What is passed over is told.
+def open_fastest(bundle: Bundle, ways: Sequence[Way], wanted: Wanted | None = None) -> Opened:
+    """Open the first way that this machine can take, and its memory. What is passed over is told.
 
     Args:
         bundle: where the files are.
         ways: as `choose_ways` gives them; at least one.
-        threads: CPU threads, or None for the runtime's own choice.
-        selfcheck: whether a way must pass the bundle's self-check; see `load`.
+        wanted: how.
 
     Raises:
         BundleError: a file was altered since the bundle was opened, or is not what the manifest says.
@@ -142,7 +170,7 @@ def open_fastest(
     """
     refused: list[tuple[Way, SegkitError]] = []
     for way in _each_once(ways):
-        opened = _take(bundle, way, ways, threads, selfcheck)
+        opened = _take(bundle, way, ways, wanted or Wanted())
         if isinstance(opened, Opened):
             told = [f"{other} comes before {way} and cannot be taken here: {error}" for other, error in refused]
             return replace(opened, warnings=tuple(told))
@@ -155,9 +183,7 @@ def open_fastest(
     )
 
 
-def _take(
-    bundle: Bundle, way: Way, ways: Sequence[Way], threads: int | None, selfcheck: bool | Literal["auto"]
-) -> Opened | SegkitError:
+def _take(bundle: Bundle, way: Way, ways: Sequence[Way], wanted: Wanted) -> Opened | SegkitError:
     """Open one way, or say why this machine cannot take it. A file that is not as it should be is raised."""
     try:
         require_runtime(way.proof.runtime)
@@ -170,8 +196,10 @@ def _take(
             content,
             precision=way.proof.precision,
             device=way.device,
-            threads=threads,
+            threads=wanted.threads,
             built=way.built,
+            output="labels" if bundle.manifest.inference.overlap == 0 else "logits",
+            use_cache=True,
         )
     except SegkitError as error:
         # Its frames hold the content of the file.
@@ -180,7 +208,10 @@ def _take(
     del content
     way = _of_version(way, ways, engine.version)
     try:
-        return Opened(engine, way, _check(bundle, way, engine, selfcheck))
+        selfchecked = _check(bundle, way, engine, wanted.selfcheck)
+        _require_fit(bundle, engine, wanted.budget_bytes)
+        others = (tiles.patch for tiles in way.proof.tiles if tiles.proven)
+        return Opened(engine, way, selfchecked, (bundle.manifest.inference.patch, *others))
     except BaseException as error:
         engine.close()
         if isinstance(error, BundleError) or not isinstance(error, SegkitError):
@@ -207,6 +238,26 @@ def _check(bundle: Bundle, way: Way, engine: RuntimeEngine, selfcheck: bool | Li
     return True
 
 
+def _require_fit(bundle: Bundle, engine: RuntimeEngine, budget_bytes: int | None) -> None:
+    """Run an empty patch, and refuse an engine that holds more after it than the budget.
+
+    Raises:
+        SegkitError: it does, or it fails.
+    """
+    if budget_bytes is None:
+        return
+    manifest = bundle.manifest
+    shape = (engine.batch, manifest.channels, *manifest.inference.patch)
+    CheckedEngine(engine, len(manifest.labels)).run(np.zeros(shape, np.float32))
+    held = held_bytes() or 0
+    if held > budget_bytes:
+        raise UsageError(
+            f"expected a network that runs within {budget_bytes / 2**20:,.0f} MiB, {engine.runtime} in "
+            f"{engine.precision} holds {held / 2**20:,.0f} MiB before any volume is read",
+            hint="raise the budget, or export the bundle with a smaller patch",
+        )
+
+
 def _each_once(ways: Iterable[Way]) -> list[Way]:
     """Each file on each runtime once, however many versions of the runtime it was proven with."""
     found: dict[tuple[str, str], Way] = {}
@@ -225,7 +276,10 @@ def _kind(device: str) -> str:
     return device.partition(":")[0]
 
 
-def _place(way: Way) -> tuple[bool, float, int]:
+def _place(way: Way) -> tuple[bool, float, int, int]:
     """Where it comes in line."""
-    patch_ms = way.proof.patch_ms
-    return (patch_ms is None, patch_ms or 0.0, list(ENGINES).index(way.proof.runtime))
+    proof, here = way.proof, cpu_instructions()
+    patch_ms = proof.patch_ms if proof.cpu_instructions in (None, list(here)) else None
+    order = _WITH_AMX if FAST_BF16 in here else _WITHOUT_AMX
+    rank = order.index(proof.precision) if patch_ms is None else 0
+    return (patch_ms is None, patch_ms or 0.0, rank, list(ENGINES).index(proof.runtime))

@@ -63,16 +63,18 @@ class Cuda:
         self._pointers.append(address)
         return address
 
-    def pinned(self, count: int) -> NDArray[np.float32]:
-        """An array of `count` float32 in page-locked host memory, freed with the last view of it."""
-        return np.asarray(_Pinned(self._cuda, int(self._call("cudaMallocHost", max(count, 1) * 4)), count))
+    def pinned(self, count: int, dtype: type[np.generic] = np.float32) -> NDArray[Any]:
+        """An array of `count` numbers in page-locked host memory, freed with the last view of it."""
+        kind = np.dtype(dtype)
+        address = int(self._call("cudaMallocHost", max(count, 1) * kind.itemsize))
+        return np.asarray(_Pinned(self._cuda, address, count, kind.str))
 
-    def copy_in(self, target: int, source: NDArray[np.float32]) -> None:
+    def copy_in(self, target: int, source: NDArray[Any]) -> None:
         """Enqueue a copy of a pinned, contiguous array to device memory."""
         kind = self._cuda.cudaMemcpyKind.cudaMemcpyHostToDevice
         self._call("cudaMemcpyAsync", target, source.ctypes.data, source.nbytes, kind, self._stream)
 
-    def copy_out(self, target: NDArray[np.float32], source: int) -> None:
+    def copy_out(self, target: NDArray[Any], source: int) -> None:
         """Enqueue a copy of device memory to a pinned, contiguous array."""
         kind = self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
         self._call("cudaMemcpyAsync", target.ctypes.data, source, target.nbytes, kind, self._stream)
@@ -152,8 +154,8 @@ def device_capability(device: str = "cuda:0", extra: str = "trt") -> tuple[int, 
 class _Pinned:
     """Page-locked memory as numpy takes it: an array keeps this object, and the memory lasts as long as any view."""
 
-    def __init__(self, cuda: Any, address: int, count: int) -> None:
-        self.__array_interface__ = {"version": 3, "data": (address, False), "shape": (count,), "typestr": "<f4"}
+    def __init__(self, cuda: Any, address: int, count: int, typestr: str) -> None:
+        self.__array_interface__ = {"version": 3, "data": (address, False), "shape": (count,), "typestr": typestr}
         weakref.finalize(self, cuda.cudaFreeHost, address)
 
 

@@ -11,7 +11,7 @@ import click
 from segkit.cli.options import json_option
 from segkit.cli.output import print_json, print_table
 from segkit_runtime.bundle import Bundle
-from segkit_runtime.card import by, plain
+from segkit_runtime.card import also_with, by, plain, voxel_sizes
 from segkit_runtime.manifest import Manifest, Proof
 
 
@@ -44,6 +44,9 @@ def inspect(bundle: Path, keys: tuple[Path, ...], as_json: bool) -> None:
         "proofs: same labels as torch in fp32, largest change of a Dice and of a logit",
         [_proof_row(proof) for proof in manifest.proofs],
     )
+    for proof in manifest.proofs:
+        if proof.tiles:
+            click.echo(f"  {plain(proof.runtime)} {proof.precision}: {also_with(proof)}")
     for volume in dict.fromkeys(volume for proof in manifest.proofs for volume in proof.volumes):
         click.echo(f"  on {plain(volume)}")
 
@@ -63,11 +66,11 @@ def _identity(bundle: Bundle, size: int) -> dict[str, str]:
 
 
 def _inputs_and_labels(manifest: Manifest) -> dict[str, str]:
-    spacing, tiles = manifest.spacing, manifest.inference
+    tiles = manifest.inference
     mask = ", and a mask channel" if manifest.channels > len(manifest.modalities) else ""
     return {
         "modalities": ", ".join(manifest.modalities) + mask,
-        "voxels": f"{by(spacing.least_mm)} to {by(spacing.most_mm)} mm" if spacing else "of any size",
+        "voxels": voxel_sizes(manifest),
         "axes": manifest.orientation,
         "preparation": manifest.preprocessing.describe(),
         "patches": f"{by(tiles.patch)}, overlap {tiles.overlap:g}, blending {tiles.blending}",

@@ -23,10 +23,13 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from segkit.preprocess import Preprocessing
 
-SCHEMA = 3
+SCHEMA = 4
 """The version of the schema that this runtime reads and writes."""
 MAX_CLASSES = 255
 """Class indices are kept as uint8, and 255 means "ignored" everywhere in segkit."""
+
+SPACING_TOLERANCE_MM = 5e-3
+"""Headers round voxel sizes: 0.977 for 0.9765625."""
 
 Side = Annotated[int, Field(ge=1, le=4096)]
 Size3 = tuple[Side, Side, Side]
@@ -62,6 +65,13 @@ class Spacing(_Part):
         if any(least > most for least, most in zip(self.least_mm, self.most_mm, strict=True)):
             raise ValueError(f"expected least_mm not above most_mm, got {self.least_mm} and {self.most_mm}")
         return self
+
+    def takes(self, sides_mm: Sequence[float]) -> bool:
+        """Whether voxels of that size are within it, to what headers round."""
+        return all(
+            least - SPACING_TOLERANCE_MM <= side <= most + SPACING_TOLERANCE_MM
+            for side, least, most in zip(sides_mm, self.least_mm, self.most_mm, strict=True)
+        )
 
 
 class Inference(_Part):
@@ -120,6 +130,7 @@ class Model(_Part):
         precision: what its weights and products are in, the islands aside.
         opset: version of the ONNX operator set.
         sha256: hash of the file.
+        outputs: what it gives, in order: logits, and where tiles do not overlap also labels and mean_logit.
         islands: parts of the network that stay in fp32, by module path.
         made: how it was made of the fp32 file, in words; empty for that file itself.
     """
@@ -128,6 +139,7 @@ class Model(_Part):
     precision: Precision
     opset: int
     sha256: Sha256
+    outputs: list[str] = ["logits"]
     islands: list[str] = []
     made: str = ""
 
@@ -146,6 +158,28 @@ class Tolerance(_Part):
     most_logit_difference: float | None
     least_label_agreement: Share
     most_dice_difference: Share
+
+
+class TileProof(_Part):
+    """A runtime run with tiles of another size, and held against torch with those of `Inference.patch`.
+
+    Attributes:
+        patch: size of the tiles.
+        label_agreement: share of the voxels of whole volumes that got the same label, 0 to 1.
+        least_dice: least Dice between the two label maps over all classes either of them has, 0 to 1.
+        dice_difference: largest change of the Dice of a class against the truth, 0 to 1, if there is a truth.
+        patch_ms: median time of a tile where the proof was made.
+        tolerance: what it was held to.
+        proven: whether all tolerances were met.
+    """
+
+    patch: Size3
+    label_agreement: Share
+    least_dice: Share
+    dice_difference: Share | None = None
+    patch_ms: float | None = None
+    tolerance: Tolerance
+    proven: bool
 
 
 class Proof(_Part):
@@ -170,6 +204,8 @@ class Proof(_Part):
         voxels: voxels compared.
         volumes: what the volumes were.
         patch_ms: median time of a patch where the proof was made, if it was taken.
+        cpu_instructions: of the CPU that the time is of, those that decide how fast it computes; None on a GPU.
+        tiles: other sizes of tiles that it was held against torch with.
         tolerance: what it was held to.
         proven: whether all tolerances were met.
     """
@@ -191,6 +227,8 @@ class Proof(_Part):
     voxels: int
     volumes: list[str]
     patch_ms: float | None = None
+    cpu_instructions: list[str] | None = None
+    tiles: list[TileProof] = []
     tolerance: Tolerance
     proven: bool
 
@@ -244,13 +282,14 @@ class SelfCheck(_Part):
 class Manifest(_Part):
     """All that a scanner needs to know of a bundle."""
 
-    schema_version: Literal[3] = 3
+    schema_version: Literal[4] = 4
     name: Name
     created: str
     segkit_version: str
     modalities: Annotated[list[Name], Field(min_length=1)]
     orientation: Literal["RAS"] = "RAS"
     spacing: Spacing | None
+    resample_mm: Millimetres3 | None = None
     preprocessing: Preprocessing
     inference: Inference
     labels: Annotated[list[Label], Field(min_length=2, max_length=MAX_CLASSES)]
@@ -273,6 +312,12 @@ class Manifest(_Part):
         for named in [*(proof.model for proof in self.proofs), *(engine.model for engine in self.engines)]:
             if named not in files:
                 raise ValueError(f"expected one of the models {', '.join(files)}, got {named!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _resampled_to_what_it_takes(self) -> Self:
+        if self.resample_mm is not None and not (self.spacing and self.spacing.takes(self.resample_mm)):
+            raise ValueError(f"expected resample_mm within spacing, got {self.resample_mm} and {self.spacing}")
         return self
 
     @property

@@ -5,18 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
+
 from segkit.errors import OutputExists, UsageError
 from segkit.files import cannot_write, write_bytes
-from segkit.nifti import require_nifti_name, write_volume
+from segkit.nifti import read_volume, require_nifti_name, write_volume
 from segkit.volume import Volume
 
-REPORT_SCHEMA = 2
-"""The version of the report's fields; 2 added `model`, `selfcheck` and who signed the bundle."""
+REPORT_SCHEMA = 3
+"""The version of the report's fields; 2 added `model`, `selfcheck` and who signed the bundle; 3 added
+what the engine gave and whether it was cached, the tiles that were left out, the parts of the time, the time of
+writing, and the memory that was predicted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,12 +33,18 @@ class Result:
         indices: (X, Y, Z) class indices, uint8, in canonical orientation.
         codes: label name -> code in `labels`, background first.
         volumes_ml: label name -> volume in millilitres; background is left out, since its volume is that of the image.
-        timings_s: stage -> seconds: load, read, normalise, infer, restore.
+        timings_s: stage -> seconds, one after the other: load, read, infer, restore.
+        infer_parts_s: where the time of "infer" went: "cut" patches, "network", "join" its answers. The first and the
+            last go on while the network runs, so together they are more than "infer".
         tiles: patches that were run.
+        tiles_skipped: patches of the volume that were left out, since nothing but zero is in them.
         runtime: name of the runtime that ran them.
         version: its version.
         device: where it ran.
         precision: what it computed in, as the runtime itself says.
+        output: what it gave: "logits", or "labels" where the largest class was found inside the engine.
+        engine_cache: whether the compiled engine came from the cache ("hit"), was put there ("made"), or neither
+            ("off").
         model_file: the file of the bundle that it ran.
         model_sha256: hash of that file.
         selfchecked: whether the bundle's self-check was run here, and passed.
@@ -45,6 +56,7 @@ class Result:
         intended_use: what the bundle says of its use.
         warnings: what a reader of the labels should know.
         peak_mib: largest memory the process has held so far, where the system tells.
+        predicted_peak_mib: what was predicted before the images were read, where there is a budget.
     """
 
     labels: Volume = field(repr=False)
@@ -52,11 +64,15 @@ class Result:
     codes: Mapping[str, int]
     volumes_ml: Mapping[str, float]
     timings_s: Mapping[str, float]
+    infer_parts_s: Mapping[str, float]
     tiles: int
+    tiles_skipped: int
     runtime: str
     version: str
     device: str
     precision: str
+    output: str
+    engine_cache: str
     model_file: str
     model_sha256: str
     selfchecked: bool
@@ -68,10 +84,16 @@ class Result:
     intended_use: str
     warnings: Sequence[str] = ()
     peak_mib: float | None = None
+    predicted_peak_mib: float | None = None
 
-    def report(self) -> dict[str, Any]:
-        """All of it but the voxels, as plain values for JSON. It names no input file: such names may name patients."""
+    def report(self, write_s: float | None = None) -> dict[str, Any]:
+        """All of it but the voxels, as plain values for JSON. It names no input file: such names may name patients.
+
+        Args:
+            write_s: how long writing the labels took, in seconds, where they were.
+        """
         grid = self.labels
+        timings_s = {**self.timings_s, **({} if write_s is None else {"write": write_s})}
         return {
             "schema": REPORT_SCHEMA,
             "bundle": {
@@ -86,6 +108,8 @@ class Result:
             "version": self.version,
             "device": self.device,
             "precision": self.precision,
+            "output": self.output,
+            "engine_cache": self.engine_cache,
             "model": {"file": self.model_file, "sha256": self.model_sha256},
             "selfcheck": "passed" if self.selfchecked else "not run",
             "shape": list(grid.shape),
@@ -94,10 +118,13 @@ class Result:
             "affine": grid.affine.tolist(),
             "labels": dict(self.codes),
             "volumes_ml": {name: round(value, 6) for name, value in self.volumes_ml.items()},
-            "voxels_sha256": hashlib.sha256(grid.data.tobytes(order="F")).hexdigest(),
+            "voxels_sha256": _hash_in_file_order(grid.data),
             "tiles": self.tiles,
-            "timings_s": {stage: round(seconds, 4) for stage, seconds in self.timings_s.items()},
-            "peak_mib": None if self.peak_mib is None else round(self.peak_mib, 1),
+            "tiles_skipped": self.tiles_skipped,
+            "timings_s": {stage: round(seconds, 4) for stage, seconds in timings_s.items()},
+            "infer_parts_s": {part: round(seconds, 4) for part, seconds in self.infer_parts_s.items()},
+            "peak_mib": self.peak_mib,
+            "predicted_peak_mib": self.predicted_peak_mib,
             "warnings": list(self.warnings),
         }
 
@@ -122,8 +149,10 @@ class Result:
         report = report_path(path)
         draft = path.with_name(f".{os.getpid()}.{path.name}")
         try:
+            began = time.perf_counter()
             write_volume(draft, self.labels)
-            write_bytes(report, (json.dumps(self.report(), indent=1, ensure_ascii=False) + "\n").encode())
+            written = self.report(time.perf_counter() - began)
+            write_bytes(report, (json.dumps(written, indent=1, ensure_ascii=False) + "\n").encode())
             draft.replace(path)
         except (OSError, UsageError) as error:
             reason = error if isinstance(error, OSError) else error.__cause__
@@ -133,6 +162,25 @@ class Result:
         finally:
             draft.unlink(missing_ok=True)
         return report
+
+    def draw(self, path: Path, image: Path) -> None:
+        """Draw the labels over the first image, read from its file again, as PNG.
+
+        Raises:
+            UsageError: it cannot be written there.
+        """
+        from segkit.pictures import save_overlay
+
+        under, names = read_volume(image).canonical().data, list(self.codes)
+        save_overlay(path, under, self.indices.data, names=names, spacing_mm=self.indices.spacing_mm)
+
+
+def _hash_in_file_order(data: NDArray[Any]) -> str:
+    """SHA-256 of voxels (X, Y, Z) in the order of NIfTI files, plane by plane."""
+    found = hashlib.sha256()
+    for z in range(data.shape[2]):
+        found.update(data[:, :, z].tobytes(order="F"))
+    return found.hexdigest()
 
 
 def report_path(path: Path) -> Path:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -14,13 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit.errors import BundleError, UsageError
-from segkit.inference import Tiling, segment_volume
-from segkit.memory import peak_mib
+from segkit.inference import Spent, Tiling, run_plan
+from segkit.memory import held_bytes, peak_mib
+from segkit.patches import count_tiles, plan_cheapest
+from segkit_runtime.budget import to_bytes, volume_bytes
 from segkit_runtime.bundle import Bundle
-from segkit_runtime.choice import AUTO, Opened, choose_ways, open_fastest
+from segkit_runtime.choice import AUTO, Opened, Wanted, choose_ways, open_fastest
 from segkit_runtime.engines import RuntimeEngine
 from segkit_runtime.engines.checked import CheckedEngine
-from segkit_runtime.images import encode_codes, read_head
+from segkit_runtime.images import onto_own_grid, read_head, resampling_note, to_labels
 from segkit_runtime.result import Result
 
 Progress = Callable[[int, int], None]
@@ -36,6 +40,7 @@ def load(
     allow_untrained: bool = False,
     trusted_keys: Sequence[str | os.PathLike[str]] = (),
     selfcheck: bool | Literal["auto"] = AUTO,
+    budget: str | int | None = None,
 ) -> Segmenter:
     """Check a bundle and make its network ready to run.
 
@@ -52,15 +57,19 @@ def load(
         trusted_keys: files of public keys, one of which must have signed the bundle; none for a bundle as it is.
         selfcheck: whether the bundle's own patch is run first and must give its own labels. "auto" does so, if there is
             one, where the runtime is of another version than the proven one, and in int8.
+        budget: the most main memory that this process may hold, such as "4GiB", or in bytes; None for any. A way that
+            takes more is passed over, and a volume that would is refused before its voxels are read.
 
     Raises:
         BundleError: the bundle is altered, not signed as asked, or its weights are untrained; or nothing is proven.
         UnknownName: no such runtime or precision.
         MissingExtra: the runtime is not installed.
-        UsageError: what was asked for is not proven for this bundle, or it has no self-check to run.
+        UsageError: what was asked for is not proven for this bundle, it has no self-check to run, or the budget is less
+            than the network takes.
         SegkitError: this machine does not compute as it was proven, or the self-check gives other labels.
     """
     start = time.perf_counter()
+    budget_bytes = to_bytes(budget)
     bundle = Bundle.open(path, trusted_keys=trusted_keys)
     manifest = bundle.manifest
     if not (manifest.weights.trained or allow_untrained):
@@ -73,8 +82,9 @@ def load(
             f"expected a self-check in the bundle {manifest.name!r}, it has none",
             hint="export it again, or leave --selfcheck out",
         )
-    opened = open_fastest(bundle, choose_ways(manifest, runtime, precision, device), threads, selfcheck)
-    return Segmenter(bundle, opened, time.perf_counter() - start)
+    wanted = Wanted(threads, selfcheck, budget_bytes)
+    opened = open_fastest(bundle, choose_ways(manifest, runtime, precision, device), wanted)
+    return Segmenter(bundle, opened, time.perf_counter() - start, budget_bytes)
 
 
 class Segmenter:
@@ -84,10 +94,12 @@ class Segmenter:
         bundle: what was loaded.
         opened: its network, and how it runs.
         load_seconds: how long loading took.
+        budget_bytes: the most main memory that the process may hold, or None for any.
     """
 
-    def __init__(self, bundle: Bundle, opened: Opened, load_seconds: float) -> None:
+    def __init__(self, bundle: Bundle, opened: Opened, load_seconds: float, budget_bytes: int | None = None) -> None:
         self.bundle = bundle
+        self.budget_bytes = budget_bytes
         self.engine: RuntimeEngine = opened.engine
         self._opened = opened
         self._load_seconds = load_seconds
@@ -112,35 +124,40 @@ class Segmenter:
             raise UsageError("expected an open segmenter, this one is closed", hint="load the bundle again")
         manifest = self.bundle.manifest
         watch = _Stopwatch(load=self._load_seconds)
+        files = {name: Path(file) for name, file in images.items()}
+        predicted = self._predict(files)
         with watch.stage("read"):
-            head = read_head({name: Path(file) for name, file in images.items()}, manifest)
-        tiles = 0
-
-        def count(done: int, total: int) -> None:
-            nonlocal tiles
-            tiles = done
-            if progress is not None:
-                progress(done, total)
-
+            head = read_head(files, manifest)
+        spent = Spent()
         with watch.stage("infer"):
+            rule = manifest.inference
+            tiling = Tiling(rule.patch, rule.overlap, rule.blending)
+            tiles = plan_cheapest(head.mask, self._opened.patches, tiling.overlap)
             engine = CheckedEngine(self.engine, len(manifest.labels))
-            tiling = Tiling(manifest.inference.patch, manifest.inference.overlap, manifest.inference.blending)
-            indices = head.volumes[0].with_data(segment_volume(engine, head.images, head.mask, tiling, count))
+            labels = run_plan(
+                engine, head.channels, head.mask, tiles, tiling, progress or (lambda done, total: None), spent
+            )
+            indices = head.volumes[0].with_data(labels)
         with watch.stage("restore"):
-            labels = encode_codes(indices, manifest).on_grid_of(head.original)
-            counts = np.bincount(indices.data.ravel(), minlength=len(manifest.labels))
+            indices = onto_own_grid(indices, head)
+            labelled = to_labels(indices, head.original, manifest)
+            counts = _count(indices.data, len(manifest.labels))
         names = [label.name for label in manifest.labels]
         return Result(
-            labels=labels,
+            labels=labelled,
             indices=indices,
             codes={label.name: label.code for label in manifest.labels},
-            volumes_ml={name: int(counts[i]) * labels.voxel_ml for i, name in enumerate(names) if i > 0},
+            volumes_ml={name: int(counts[i]) * labelled.voxel_ml for i, name in enumerate(names) if i > 0},
             timings_s=watch.seconds,
-            tiles=tiles,
+            infer_parts_s=asdict(spent),
+            tiles=len(tiles.tiles),
+            tiles_skipped=count_tiles(head.mask.shape, tiles.patch, tiling.overlap) - len(tiles.tiles),
             runtime=self.engine.runtime,
             version=self.engine.version,
             device=self.engine.device,
             precision=self.engine.precision,
+            output=self.engine.output,
+            engine_cache=self.engine.cache,
             model_file=self._opened.way.file,
             model_sha256=self.bundle.checksums[self._opened.way.file],
             selfchecked=self._opened.selfchecked,
@@ -150,9 +167,29 @@ class Segmenter:
             signature_trusted=self.bundle.trusted,
             trained=manifest.weights.trained,
             intended_use=manifest.intended_use,
-            warnings=tuple(self._warnings(counts)),
+            warnings=tuple(self._warnings(counts, resampling_note(head))),
             peak_mib=peak_mib(),
+            predicted_peak_mib=predicted,
         )
+
+    def _predict(self, files: Mapping[str, Path]) -> float | None:
+        """The memory in MiB that a volume will have taken at most, where there is a budget that it must keep to.
+
+        Raises:
+            UsageError: it does not.
+        """
+        if self.budget_bytes is None:
+            return None
+        largest = max(self._opened.patches, key=math.prod)
+        taken = volume_bytes(files.values(), self.bundle.manifest, largest, self.engine.batch)
+        needed = (held_bytes() or 0) + taken
+        if needed > self.budget_bytes:
+            raise UsageError(
+                f"expected a volume that is segmented within {self.budget_bytes / 2**20:,.0f} MiB, this one takes "
+                f"{needed / 2**20:,.0f} MiB",
+                hint=f"raise the budget to {math.ceil(needed / 2**30 * 10) / 10:g}GiB, or crop the images",
+            )
+        return round(needed / 2**20, 1)
 
     def close(self) -> None:
         """Free the network; a second call does nothing."""
@@ -168,7 +205,7 @@ class Segmenter:
     ) -> None:
         self.close()
 
-    def _warnings(self, counts: NDArray[np.int64]) -> Iterator[str]:
+    def _warnings(self, counts: NDArray[np.int64], resampled: str) -> Iterator[str]:
         if not self.bundle.manifest.weights.trained:
             yield "the weights are untrained: these labels mean nothing"
         yield from self._opened.warnings
@@ -177,8 +214,21 @@ class Segmenter:
             yield f"proven with {self.engine.runtime} {proven}, run with {found}: " + (
                 "the self-check passed" if self._opened.selfchecked else "export the bundle again to prove this version"
             )
+        peak = peak_mib()
+        if self.budget_bytes is not None and peak is not None and peak * 2**20 > self.budget_bytes:
+            yield f"the process held {peak:,.0f} MiB, more than its budget of {self.budget_bytes / 2**20:,.0f} MiB"
+        if resampled:
+            yield resampled
         if not counts[1:].any():
             yield "nothing but background was found"
+
+
+def _count(indices: NDArray[np.uint8], classes: int) -> NDArray[np.int64]:
+    """Voxels of each class, plane by plane: counting takes eight bytes a voxel."""
+    counts = np.zeros(classes, np.int64)
+    for plane in np.moveaxis(indices, int(np.argmax(np.abs(indices.strides))), 0):
+        counts += np.bincount(plane.ravel(order="K"), minlength=classes)
+    return counts
 
 
 class _Stopwatch:

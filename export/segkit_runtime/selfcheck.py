@@ -74,8 +74,9 @@ def run_selfcheck(bundle: Bundle, engine: RuntimeEngine, proof: Proof) -> None:
             f"expected finite intensities and classes below {classes} in the self-check, found others",
             hint="export the bundle again",
         )
-    logits = CheckedEngine(engine, classes).run(image[np.newaxis].astype(np.float32))
-    agreement = float((logits[0].argmax(axis=0) == expected).mean())
+    answer = CheckedEngine(engine, classes).run(image[np.newaxis].astype(np.float32))[0]
+    labels = answer if engine.output == "labels" else answer.argmax(axis=0)
+    agreement = float((labels == expected).mean())
     least = 1 - _ONE_PATCH * (1 - proof.tolerance.least_label_agreement)
     if agreement < least:
         raise SegkitError(

@@ -47,7 +47,9 @@ def build(row: NetworkRow, in_channels: int, classes: int, **options: OptionValu
     if "levels" in chosen:
         network.multiple = 2 ** (int(chosen["levels"]) - 1)
     if "size" in chosen:
-        network.register_forward_pre_hook(partial(_require_size, read_size(str(chosen["size"])), row.name))
+        size: Any = read_size(str(chosen["size"]))
+        network.fixed_patch = size
+        network.register_forward_pre_hook(partial(_require_size, size, row.name))
     network.register_forward_hook(_main_output)
     return network
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
+from functools import partial
 from pathlib import Path
 
+import onnx
 import pytest
 from click.testing import CliRunner
 
 from segkit import Registry
 from segkit.errors import UsageError
-from segkit_benchmarks.exports import exports, render
+from segkit_benchmarks.exports import RESULT, exports, render
+from segkit_benchmarks.rewrites import RESULT as REWRITES
+from segkit_benchmarks.rewrites import export_each, measure_rewrites
 
 ROOT = Path(__file__).parents[2]
 
@@ -47,7 +52,44 @@ def test_auto_is_no_row_of_a_table(registry: Registry, tmp_path: Path) -> None:
         )
 
 
-def test_the_committed_page_is_that_of_the_committed_result() -> None:
-    report = json.loads((ROOT / "docs/results/exports.json").read_text())
-    assert (ROOT / "docs/exports.md").read_text() == render(report)
+def test_nothing_to_do_is_refused(registry: Registry, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="expected runs or models, got none; example: segkit bench exports monai-unet"):
+        CliRunner().invoke(exports, ["--out", str(tmp_path)], obj=registry, catch_exceptions=False)
+
+
+def test_each_piece_of_work_on_the_graph_is_measured_with_it_and_without(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = {"batch": ("unet3d", {"width": 2, "levels": 2}), "instance": ("unet3d", {"width": 2, "norm": "instance"})}
+    monkeypatch.setattr("segkit_benchmarks.exports.measure_rewrites", partial(measure_rewrites, networks=small))
+    shutil.copy(ROOT / "docs/results/exports.json", tmp_path)
+    command = ["--rewrites", "2", "--patch", "16,16,16", "--out", str(tmp_path), "--json"]
+    answer = CliRunner().invoke(exports, command, obj=registry, catch_exceptions=False)
+    report = json.loads(answer.stdout)
+    assert (report["rounds"], report["patch"]) == (2, [16, 16, 16])
+    pieces = {"largest class in the graph", "notes and paths stripped", "weights in the file"}
+    for network, own in (("batch", "batch norms folded"), ("instance", "instance norms written out")):
+        for runtime in ("openvino", "onnxruntime"):
+            rows = {r["rewrite"]: r for r in report["rows"] if (r["network"], r["runtime"]) == (network, runtime)}
+            assert rows.keys() == pieces | {own}
+            assert all(row["ms"] > 0 and row["without_ms"] > 0 and row["ratio"] > 0 for row in rows.values())
+            assert all(row["error"] < 1e-3 > row["without_error"] for row in rows.values() if "error" in row)
+            assert rows["notes and paths stripped"]["without_kib"] > rows["notes and paths stripped"]["kib"]
+    assert (tmp_path / "exports.json").read_bytes() == (ROOT / "docs/results/exports.json").read_bytes()
+    page = (tmp_path / "exports.md").read_text()
+    assert page == render(json.loads((tmp_path / "exports.json").read_text()), report)
+    assert "| batch | batch norms folded | openvino |" in page
+
+
+def test_a_dropout_is_in_the_file_only_where_it_is_kept_on_purpose(registry: Registry) -> None:
+    files = export_each(registry.build_model("vnet-light", 1, 4).eval(), (16, 16, 16))
+    operators = {name: {node.op_type for node in onnx.load_model_from_string(files[name]).graph.node} for name in files}
+    assert [name for name in files if "Dropout" in operators[name]] == ["dropout"]
+    assert [name for name in files if "BatchNormalization" in operators[name]] == ["fold"]
+    assert [name for name in files if "ArgMax" not in operators[name]] == ["labels"]
+
+
+def test_the_committed_page_is_that_of_the_committed_results() -> None:
+    report, rewrites = (json.loads((ROOT / "docs/results" / name).read_text()) for name in (RESULT, REWRITES))
+    assert (ROOT / "docs/exports.md").read_text() == render(report, rewrites)
     assert all("reason" in row or row["status"] in ("proven", "built, not run", "not proven") for row in report["rows"])

@@ -13,14 +13,15 @@ from click.testing import CliRunner, Result
 from segkit.cli import cli
 from segkit.errors import UsageError
 from segkit.registry import Registry
+from segkit.volume import format_size
 from segkit_benchmarks import training, training_ours, training_peers
-from segkit_benchmarks.training_ours import Net, size_text
+from segkit_benchmarks.training_ours import Net
 from segkit_benchmarks.training_report import patch_report, step_report
 from segkit_benchmarks.turns import Figures, Side, take_turns
 from segkit_benchmarks.turns import Result as Handed
 
 SIZES = ((24, 24, 16), (8, 8, 8))
-NAMES = [size_text(size) for size in SIZES]
+NAMES = [format_size(size) for size in SIZES]
 TINY = Net(model="unet3d-residual", options={"width": 2}, channels=2, patch=(32, 32, 32))
 
 

@@ -9,8 +9,8 @@ from click.testing import CliRunner, Result
 
 from segkit.cli import cli
 from segkit.errors import UnknownName, UsageError
-from segkit.installed import KINDS
-from segkit.registry import Registry
+from segkit.installed import KINDS, Entry
+from segkit.registry import Registry, Switches
 
 
 def segkit(*arguments: str) -> Result:
@@ -51,6 +51,34 @@ def test_show_prints_the_cards_of_a_distribution_with_name_and_status():
     text = segkit("plugins", "show", "vnet").stdout
     assert "segkit_vnet" in text
     assert "10.1109/3DV.2016.79" in text
+
+
+@pytest.mark.parametrize(
+    ("source", "module", "code", "said"),
+    [
+        (
+            "import scipy",
+            "mine",
+            0,
+            "acme:net imports scipy with its card, so whoever shows it waits\nnext: name what is",
+        ),
+        ("", "mine.gone", 1, "next: if it is yours, name a module of mine in the entry point in pyproject.toml"),
+        ("", "mine:segkit_models", 1, "next: if it is yours, mend the entry point in pyproject.toml, and install"),
+        ("1 / 0", "mine", 1, "next: python -c 'import mine'; install what is missing, or upgrade acme"),
+    ],
+)
+def test_doctor_says_to_the_author_what_to_mend(source, module, code, said, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "__init__.py").write_text(
+        f"from segkit import ModelCard, hookimpl\n{source}\n\n@hookimpl\ndef segkit_models():\n"
+        '    return [ModelCard(name="net", factory="mine:ModelCard", summary="for tests", patch=(8, 8, 8))]\n'
+    )
+    registry = Registry([Entry("model", "net", module, "acme", "1.0")], Switches())
+    done = CliRunner().invoke(cli, ["plugins", "doctor", "net"], obj=registry)
+    assert done.exit_code == code, done.output
+    assert said in done.stdout
 
 
 def test_doctor_of_one_model_finds_it_healthy_and_light():

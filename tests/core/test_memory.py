@@ -1,4 +1,4 @@
-"""How far memory rises: measured in processes of their own, as the function wants it."""
+"""Sizes as people write them; how far memory rises, measured in processes of their own, as the function wants it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from segkit.memory import peak_growth_bytes
+from segkit.errors import UsageError
+from segkit.memory import parse_size, peak_growth_bytes
 
 MIB = 2**20
 
@@ -56,3 +57,25 @@ def test_where_the_system_does_not_tell_the_work_is_done_all_the_same(monkeypatc
     done = []
     assert peak_growth_bytes(lambda: done.append(1)) is None
     assert done == [1]
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("4GiB", 4 * 2**30),
+        ("512 MiB", 2**29),
+        ("1.5gb", 1_500_000_000),
+        ("24GB", 24 * 10**9),
+        ("1TiB", 2**40),
+        ("7KiB", 7168),
+        ("9B", 9),
+    ],
+)
+def test_a_size_is_read(text: str, size: int) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "4", "GiB", "-4GiB", "0GiB", "4 GiB more", "4XB", "nanGiB", "4G"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match=r"expected a size with its unit, got .*write it as 4GiB"):
+        parse_size(text)

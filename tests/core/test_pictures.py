@@ -84,6 +84,20 @@ def test_an_overlay_has_a_row_for_the_truth_only_where_there_is_one(tmp_path: Pa
     assert imread(tmp_path / "three.png").shape[0] > 1.3 * imread(tmp_path / "two.png").shape[0]
 
 
+def test_voxels_that_are_no_cubes_are_drawn_as_long_as_they_are(tmp_path: Path) -> None:
+    """The same ball in voxels of another shape is the same ball in the picture."""
+    shown = {}
+    for name, spacing_mm in {"cubes": (1, 1, 1), "slabs": (1, 2, 4)}.items():
+        shape = tuple(48 // side for side in spacing_mm)
+        grid = np.meshgrid(
+            *[(np.arange(n) + 0.5) * s - 24 for n, s in zip(shape, spacing_mm, strict=True)], indexing="ij"
+        )
+        ball = (sum(axis**2 for axis in grid) < 20**2).astype(np.uint8)
+        save_overlay(tmp_path / f"{name}.png", ball * 9.0, ball, spacing_mm=spacing_mm)
+        shown[name] = imread(tmp_path / f"{name}.png").shape[:2]
+    assert shown["cubes"] == pytest.approx(shown["slabs"], rel=0.03)
+
+
 @pytest.mark.parametrize("image", [np.zeros((4, 4)), np.full((4, 4), 7.0)], ids=["nothing", "one value"])
 def test_an_image_without_contrast_is_drawn(image: np.ndarray, tmp_path: Path) -> None:
     save_panels(tmp_path / "p.png", [[Panel(image=image, axis=AXIAL)]], scale_bar=True, colour_bar="value")

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from segkit import bias, itk
 from segkit.bias import correct_bias
 from segkit.errors import DataError, UsageError, VolumeError
-from segkit.preprocess import Preprocessing, normalise, preprocess
+from segkit.patches import extract_patch, pad_to
+from segkit.preprocess import Channels, Preprocessing, find_scaling, normalise, preprocess
 from segkit.volume import Volume
 
 SHAPE = (9, 8, 7)
@@ -38,7 +39,8 @@ class TestSteps:
     def test_registration_brings_every_modality_onto_the_grid_of_the_first(self):
         first, second = image(), moved(image(), 1)
         how = Preprocessing(registration="affine", normalisation="none", background="zero")
-        volumes, images, mask = preprocess([first, second], ["T1", "T2"], how)
+        volumes, channels = preprocess([first, second], ["T1", "T2"], how)
+        images, mask = channels.whole(), channels.mask
         assert volumes[0] is first
         np.testing.assert_array_equal(images[1, 1:], second.data[:-1])
         np.testing.assert_array_equal(images, [volume.data for volume in volumes])
@@ -48,7 +50,8 @@ class TestSteps:
         data = np.where(field_of((24, 24, 24))[1], 100 * field_of((24, 24, 24))[0], 0).astype(np.float32)
         first, second = Volume(data, np.eye(4)), moved(Volume(data, np.eye(4)), 1)
         how = Preprocessing(registration="affine", bias_correction="n4")
-        volumes, images, _ = preprocess([first, second], ["T1", "T2"], how)
+        volumes, channels = preprocess([first, second], ["T1", "T2"], how)
+        images = channels.whole()
         aligned = moved(first, 0).with_data(np.concatenate([data[:1] * 0, data[:-1]]))
         np.testing.assert_array_equal(volumes[1].data, correct_bias(aligned, "T2").data)
         np.testing.assert_array_equal(images[1], normalise(volumes[1].data, how))
@@ -73,7 +76,8 @@ class TestBackground:
         first, second = image(), image()
         second.data[:4], second.data[0, 0, 0] = 0, 7  # other zeros than the first
         how = Preprocessing(normalisation=normalisation, background=background)
-        _, images, mask = preprocess([first, second], ["T1", "T2"], how)
+        _, channels = preprocess([first, second], ["T1", "T2"], how)
+        images, mask = channels.whole(), channels.mask
         assert images.dtype == np.float32
         assert len(images) == how.channels(2) == (3 if background == "mask" else 2)
         np.testing.assert_array_equal(images[:2], [normalise(volume.data, how) for volume in (first, second)])
@@ -82,7 +86,58 @@ class TestBackground:
             np.testing.assert_array_equal(told, mask)
 
 
+class TestChannels:
+    @settings(max_examples=60, deadline=None)
+    @given(
+        dtypes=st.tuples(*[st.sampled_from([np.int16, np.uint8, np.float32, np.float64, np.int32])] * 2),
+        axes=st.permutations(range(3)),
+        flips=st.tuples(*[st.booleans()] * 3),
+        start=st.tuples(*[st.integers(0, 6)] * 3),
+        patch=st.tuples(*[st.integers(1, 24)] * 3),
+        normalisation=st.sampled_from(["zscore-nonzero", "none"]),
+        background=st.sampled_from(["mask", "zero", "below"]),
+    )
+    def test_a_patch_has_the_bits_of_the_volume_that_was_normalised_whole(
+        self, dtypes, axes, flips, start, patch, normalisation, background
+    ):
+        """However the file orders its axes."""
+        rng = np.random.default_rng(5)
+        how = Preprocessing(normalisation=normalisation, background=background)
+        images = []
+        for dtype in dtypes:
+            stored = np.asarray(rng.integers(0, 3, (18, 8, 7)) * rng.integers(1, 90, (18, 8, 7)), dtype, order="F")
+            images.append(np.transpose(stored, axes)[tuple(slice(None, None, -1 if flip else 1) for flip in flips)])
+        channels = Channels(images, how)
+        mask = (images[0] != 0) | (images[1] != 0)
+        whole = [normalise(np.ascontiguousarray(image), how) for image in images]
+        expected = np.stack([*whole, mask.astype(np.float32)] if background == "mask" else whole)
+        assert channels.shape == expected.shape
+        start = tuple(min(first, n - 1) for first, n in zip(start, mask.shape, strict=True))
+        out = np.full((len(expected), *patch), np.nan, np.float32)
+        channels.cut(start, out)
+        padded = pad_to(expected, tuple(first + side for first, side in zip(start, patch, strict=True)))
+        if set(dtypes) <= {np.int16, np.uint8} or normalisation == "none":
+            np.testing.assert_array_equal(out, extract_patch(padded, start, patch))
+        else:  # sums in another order
+            np.testing.assert_allclose(out, extract_patch(padded, start, patch), rtol=1e-6)
+        np.testing.assert_array_equal(channels.mask, mask)
+        again = channels.whole()
+        np.testing.assert_array_equal(out, extract_patch(pad_to(again, padded.shape[1:]), start, patch))
+
+    def test_images_stay_as_they_were_read(self):
+        images = [image().data for _ in range(2)]
+        copies = [data.copy() for data in images]
+        Channels(images, Preprocessing()).whole()
+        np.testing.assert_array_equal(images, copies)
+
+
 class TestNormalise:
+    def test_the_moments_of_16_bits_are_exact(self):
+        data = np.full((64, 64, 64), 32767, np.int16)
+        data[::2] = 32766
+        scaling = find_scaling(data, Preprocessing())
+        assert (scaling.mean, scaling.scale) == (32766.5, 2.0)
+
     @settings(max_examples=60, deadline=None)
     @given(
         seed=st.integers(0, 2**32 - 1),

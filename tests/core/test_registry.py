@@ -125,8 +125,21 @@ class TestCard:
             ({"hook": "segkit_losses"}, "card", r"expected a card named 'net', the hook returned none"),
             ({"source": "import no_such_module"}, "import", r"ModuleNotFoundError: No module named 'no_such_module'"),
             ({"source": "def f(:"}, "import", r"SyntaxError: invalid syntax"),
+            (
+                {"value": "acme:segkit_models"},
+                "import",
+                r"expected the name of a module in the entry point 'net', got 'acme:segkit_models': drop what stands",
+            ),
         ],
-        ids=["card of another kind", "api that is no number", "unknown field", "other hook", "import", "syntax"],
+        ids=[
+            "card of another kind",
+            "api that is no number",
+            "unknown field",
+            "other hook",
+            "import",
+            "syntax",
+            "a function",
+        ],
     )
     def test_plugin_that_fails_names_stage_and_error(self, plug, plugin, stage, error):
         registry = Registry([plug(**plugin)])
@@ -134,6 +147,14 @@ class TestCard:
             PluginError, match=rf"expected model 'net' from acme 1\.0, it is \w+ at stage '{stage}': {error}"
         ):
             registry.card("model", "net")
+
+    @pytest.mark.parametrize("factory", ["'acme.network.Net'", "object"])
+    def test_factory_that_names_nothing_in_a_module_says_how_to_write_it(self, plug, factory):
+        registry = Registry([plug(card=f", factory={factory}")])
+        with pytest.raises(
+            PluginError, match=r"stage 'factory': TypeError: expected 'package.module:attribute' on the"
+        ):
+            registry.build("model", "net")
 
     def test_failure_is_returned_to_who_lists_and_leaves_others_alone(self, plug):
         bad, good = plug("1 / 0"), plug(name="other")

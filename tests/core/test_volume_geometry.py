@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from segkit.errors import VolumeError
 from segkit.nifti import read_volume, write_volume
-from segkit.volume import Volume, require_same_grid
+from segkit.volume import Volume, in_file_order, require_same_grid
 
 ORIENTATIONS = [
     np.diag(signs)[:, order]
@@ -98,6 +98,29 @@ def test_labels_made_on_the_canonical_grid_land_on_the_voxels_they_were_made_fro
     canonical = original.canonical()
     labels = canonical.with_data((canonical.data > 30).astype(np.uint8))
     np.testing.assert_array_equal(labels.on_grid_of(original).data, original.data > 30)
+
+
+@pytest.mark.parametrize("axes", ORIENTATIONS[::5])
+def test_the_way_to_canonical_moves_no_voxel_in_memory_and_the_way_back_ends_in_file_order(axes):
+    original = volume_of(axes)
+    canonical = original.canonical()
+    assert np.shares_memory(canonical.data, original.data)
+    back = canonical.on_grid_of(original).data
+    assert back.flags.f_contiguous
+    np.testing.assert_array_equal(back, original.data)
+
+
+@pytest.mark.parametrize("stored", list(itertools.permutations(range(3))))
+@pytest.mark.parametrize("flips", [(1, 1, 1), (-1, 1, 1), (1, -1, -1)])
+def test_file_order_holds_the_same_voxels_however_they_lay(stored, flips):
+    voxels = np.random.default_rng(0).integers(0, 99, (5, 6, 7)).astype(np.int16)
+    view = np.ascontiguousarray(voxels.transpose(stored)).transpose(np.argsort(stored))[
+        tuple(slice(None, None, f) for f in flips)
+    ]
+    found = in_file_order(view)
+    np.testing.assert_array_equal(found, view)
+    assert found.flags.f_contiguous
+    assert in_file_order(found) is found
 
 
 def test_data_of_another_shape_is_refused_on_a_grid():

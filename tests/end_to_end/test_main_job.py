@@ -92,8 +92,11 @@ def test_profile_measures_every_runtime_and_reports_the_engine(job: Job, segkit:
     assert done.code == 0, done.err
     report = json.loads(out.read_text())
     assert json.loads(done.out) == report
-    assert {row["runtime"] for row in report["runtimes"]} == {"torch", "onnxruntime", "openvino"}
-    for row in report["runtimes"]:
+    *rows, engine = report["runtimes"]
+    assert {row["runtime"] for row in rows} == {"torch", "onnxruntime", "openvino"}
+    assert (engine["runtime"], engine["engine"]) == ("tensorrt_rtx", report["engines"][0]["file"])
+    assert "p50_ms" in engine or "expected a CUDA device, found none" in engine["failed"]
+    for row in rows:
         assert row["precision"] == "fp32"
         assert 0 < row["p50_ms"] <= row["p95_ms"] <= row["p99_ms"]
         assert row["peak_mib"] > 20

@@ -21,13 +21,15 @@ from segkit_export.source import BareOptions
 from segkit_export.tolerances import Bounds
 from segkit_runtime.bundle import Bundle
 from segkit_runtime.engines import ONNX_RUNTIMES, missing_runtimes, open_engine
+from segkit_runtime.manifest import SCHEMA
+from segkit_runtime.processor import cpu_instructions
 from segkit_runtime.selfcheck import run_selfcheck
 
 from .conftest import OPTIONS, PATCH
 from .test_tensorrt_build import needs_rtx
 from .test_verify import scale_an_initializer
 
-_WIDEST = "decoder.0.0.1"
+_WIDEST = "decoder.0.0.0"
 """The convolution with most weights, which `scale_an_initializer` changes."""
 
 
@@ -72,6 +74,7 @@ def test_random_weights_are_proven_on_the_fastest_runtime_alone(exported: Export
     fastest = next(name for name in ONNX_RUNTIMES if name not in missing_runtimes())
     assert [proof.runtime for proof in exported.bundle.manifest.proofs if proof.proven] == [fastest]
     assert exported.warnings == ()
+    assert {tuple(proof.cpu_instructions or ()) for proof in exported.bundle.manifest.proofs} == {cpu_instructions()}
 
 
 def test_a_trained_network_is_proven_on_every_installed_runtime(registry: Registry, run: Run) -> None:
@@ -99,7 +102,7 @@ def test_the_onnx_file_says_where_it_comes_from(exported: Exported) -> None:
     props = {prop.key: prop.value for prop in model.metadata_props}
     assert props["segkit.name"] == "unet3d"
     assert props["segkit.version"] == exported.bundle.manifest.segkit_version
-    assert props["segkit.schema"] == "3"
+    assert props["segkit.schema"] == str(SCHEMA)
     assert props["segkit.trained"] == "false"
 
 

@@ -107,3 +107,31 @@ def test_the_exporter_is_quiet_and_leaves_loggers_as_they_were(
 def test_a_network_that_breaks_the_contract_is_refused(network: torch.nn.Module, said: str) -> None:
     with pytest.raises(ExportFailed, match=said):
         to_onnx(network.eval(), 1, PATCH)
+
+
+class Norms(torch.nn.Module):
+    """Norms behind a convolution, behind a transposed one, and by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down = torch.nn.Sequential(torch.nn.Conv3d(1, 4, 1), torch.nn.BatchNorm3d(4), torch.nn.ReLU())
+        self.up = torch.nn.Sequential(torch.nn.ConvTranspose3d(4, 4, 1, bias=False), torch.nn.BatchNorm3d(4))
+        self.norm = torch.nn.BatchNorm3d(4)
+        self.last = torch.nn.Conv3d(4, 2, 1, bias=False)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.last(self.norm(self.up(self.down(images)) + 1).relu())
+        return logits
+
+
+def test_a_convolution_into_which_a_norm_was_folded_keeps_its_own_name() -> None:
+    graph = onnx.load_from_string(to_onnx(Norms().eval(), 1, (4, 4, 4))).graph
+    assert [node.name for node in graph.node] == [
+        "down.0/Conv",
+        "down.2/Relu",
+        "up.0/ConvTranspose",
+        "/Add",
+        "norm/BatchNormalization",
+        "/Relu",
+        "last/Conv",
+    ]

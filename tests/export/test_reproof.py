@@ -48,14 +48,14 @@ def test_the_command_ends_with_3_where_a_runtime_no_longer_holds(
     command = [str(bundle.folder), "--data", str(phantom_folder), "--json"]
     answer = CliRunner().invoke(verify, command, obj=registry, catch_exceptions=False)
     assert json.loads(answer.stdout)["schema"] == 1
-    honest = reproof.prove
+    honest = reproof.prove_opened
 
     def doubt(*args: object, **chosen: object) -> object:
         finding = honest(*args, **chosen)  # type: ignore[arg-type]
         object.__setattr__(finding, "proof", finding.proof.model_copy(update={"proven": False}))
         return finding
 
-    monkeypatch.setattr(reproof, "prove", doubt)
+    monkeypatch.setattr(reproof, "prove_opened", doubt)
     with pytest.raises(
         VerificationFailed, match=r"expected every runtime of .* to keep to its tolerances here"
     ) as info:

@@ -13,6 +13,7 @@ from tritonclient.grpc import model_config_pb2 as triton
 
 from segkit.errors import BundleError, OutputExists, UsageError
 from segkit.preprocess import Preprocessing
+from segkit_export.graph_edit import add_labels
 from segkit_export.triton import left_out, write_triton
 from segkit_runtime.bundle import Bundle, write_bundle
 from segkit_runtime.manifest import (
@@ -168,6 +169,24 @@ def test_an_open_batch_is_batched_and_an_open_size_is_the_proven_patch(
     assert config.max_batch_size == 8
     assert (list(config.input[0].dims), list(config.output[0].dims)) == ([2, *PATCH], [3, *PATCH])
     assert config.HasField("dynamic_batching")
+
+
+@pytest.mark.parametrize(
+    ("batch", "labels", "mean"), [(1, [1, *PATCH], ([1], False)), ("batch", list(PATCH), ([1], True))]
+)
+def test_labels_are_served_where_the_file_tells_them(
+    tmp_path: Path, batch: int | str, labels: list[int], mean: tuple[list[int], bool]
+) -> None:
+    bundle = make_bundle(tmp_path, add_labels(make_onnx(batch=batch)))
+    config = parse(write_triton(bundle, tmp_path / "repository"), "vnet")
+    assert [(output.name, output.data_type) for output in config.output] == [
+        ("logits", triton.TYPE_FP32),
+        ("labels", triton.TYPE_UINT8),
+        ("mean_logit", triton.TYPE_FP32),
+    ]
+    assert list(config.output[1].dims) == labels
+    assert (list(config.output[2].dims), config.output[2].HasField("reshape")) == mean
+    assert [output.label_filename for output in config.output] == ["labels.txt", "", ""]
 
 
 def test_the_types_are_those_of_the_file(tmp_path: Path) -> None:

@@ -14,8 +14,9 @@ from segkit.inference import Engine, Tiling
 from segkit.inference.torch_engine import TorchEngine
 from segkit.patches import pad_to, plan_tiles
 from segkit.preprocess import Preprocessing
+from segkit_export.reference import Reference, run_reference
 from segkit_export.tolerances import TOLERANCES, Bounds, describe_tolerance
-from segkit_export.verify import Reference, describe, run_reference
+from segkit_export.verify import describe
 from segkit_export.verify import prove as find
 from segkit_export.volumes import Head, make_head
 from segkit_runtime.engines import open_engine

@@ -14,6 +14,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from segkit_export.graph_edit import add_labels
 from segkit_runtime.bundle import Bundle, write_bundle
 from segkit_runtime.manifest import (
     CompiledEngine,
@@ -31,7 +32,9 @@ from segkit_runtime.manifest import (
 MakeBundle = Callable[..., Path]
 
 
-def make_onnx(channels: int = 2, classes: int = 3, scale: float = 1.0, last: float = 1.0) -> bytes:
+def make_onnx(
+    channels: int = 2, classes: int = 3, scale: float = 1.0, last: float = 1.0, labels: bool = False
+) -> bytes:
     """A convolution of three classes: background where both images are weak, else the stronger image.
 
     They are the first and the last channel, this one times `last`. It is looked at one voxel to the right, so an image
@@ -41,15 +44,18 @@ def make_onnx(channels: int = 2, classes: int = 3, scale: float = 1.0, last: flo
     weights[1, 0, 1, 1, 1] = scale
     weights[2, -1, 2, 1, 1] = scale * last
     bias = np.array([10.5] + [0.0] * (classes - 1), np.float32)
+    nodes = [helper.make_node("Conv", ["image", "weights", "bias"], ["logits"], pads=[1] * 6)]
+    outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["b", classes, "x", "y", "z"])]
     graph = helper.make_graph(
-        [helper.make_node("Conv", ["image", "weights", "bias"], ["logits"], pads=[1] * 6)],
+        nodes,
         "threshold",
         [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["b", channels, "x", "y", "z"])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["b", classes, "x", "y", "z"])],
+        outputs,
         [onnx.numpy_helper.from_array(weights, "weights"), onnx.numpy_helper.from_array(bias, "bias")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    return bytes(model.SerializeToString())
+    content = bytes(model.SerializeToString())
+    return add_labels(content) if labels else content
 
 
 def make_proof(runtime: str, **changes: Any) -> Proof:

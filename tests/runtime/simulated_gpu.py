@@ -150,6 +150,7 @@ class SimulatedCuda(ModuleType):
 class DataType(enum.Enum):
     FLOAT = enum.auto()
     HALF = enum.auto()
+    UINT8 = enum.auto()
 
 
 class TensorIOMode(enum.Enum):
@@ -189,12 +190,12 @@ class RtxRuntimeConfig(IRuntimeConfig):
 
 class ICudaEngine:
     device_memory_size_v2 = 4096
-    num_io_tensors = 2
 
     def __init__(self, module: SimulatedTensorRT, onnx: bytes) -> None:
         self.module_ = module
         self.session_ = onnxruntime.InferenceSession(onnx, providers=["CPUExecutionProvider"])
         self.tensors_ = [*self.session_.get_inputs(), *self.session_.get_outputs()]
+        self.num_io_tensors = len(self.tensors_)
 
     def get_tensor_name(self, index: int) -> str:
         return str(self.tensors_[index].name)
@@ -203,7 +204,8 @@ class ICudaEngine:
         return TensorIOMode.INPUT if name == self.tensors_[0].name else TensorIOMode.OUTPUT
 
     def get_tensor_dtype(self, name: str) -> DataType:
-        return self.module_.dtype
+        tensor = next(tensor for tensor in self.tensors_ if tensor.name == name)
+        return DataType.UINT8 if tensor.type == "tensor(uint8)" else self.module_.dtype
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
         shape = next(tensor.shape for tensor in self.tensors_ if tensor.name == name)
@@ -239,8 +241,9 @@ class IExecutionContext:
         return fits
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        classes = self.engine_.get_tensor_shape(name)[1]
-        return (self.shape_[0], classes, *self.shape_[2:])
+        declared = self.engine_.get_tensor_shape(name)
+        batch, _, *sides = self.shape_
+        return {1: (batch,), 4: (batch, *sides)}.get(len(declared), (batch, *declared[1:2], *sides))
 
     def set_tensor_address(self, name: str, memory: int) -> bool:
         self.addresses_[name] = memory
@@ -253,19 +256,21 @@ class IExecutionContext:
         if module.fails_to_run:
             module.log.log(SimpleNamespace(name="ERROR"), "simulated failure")
             return False
-        source, target = (tensor.name for tensor in self.engine_.tensors_)
-        shape, out = self.shape_, self.get_tensor_shape(target)
+        source, *targets = (tensor.name for tensor in self.engine_.tensors_)
+        shape, out = self.shape_, {target: self.get_tensor_shape(target) for target in targets}
 
         def compute() -> None:
-            image = self.view_(source, shape)
-            self.view_(target, out)[...] = self.engine_.session_.run(None, {source: image})[0]
+            answers = self.engine_.session_.run(targets, {source: self.view_(source, shape)})
+            for target, answer in zip(targets, answers, strict=True):
+                self.view_(target, out[target])[...] = answer
 
         module.cuda._enqueue(5.0, compute)
         return True
 
     def view_(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
         buffer = self.engine_.module_.cuda.memory[self.addresses_[name]]
-        return np.frombuffer(buffer, np.float32, int(np.prod(shape))).reshape(shape)
+        dtype = np.uint8 if self.engine_.get_tensor_dtype(name) == DataType.UINT8 else np.float32
+        return np.frombuffer(buffer, dtype, int(np.prod(shape))).reshape(shape)
 
 
 class ILogger:

@@ -16,7 +16,7 @@ import segkit_runtime.bundle
 import segkit_runtime.checks
 from segkit.errors import BundleError, OutputExists, UsageError
 from segkit_runtime.bundle import Bundle, write_bundle
-from segkit_runtime.manifest import Manifest
+from segkit_runtime.manifest import SCHEMA, Manifest
 
 FILES = ["SHA256SUMS", "card.md", "engines/toy.engine", "manifest.json", "model.onnx"]
 
@@ -194,10 +194,10 @@ class TestOpen:
 
 
 class TestSchema:
-    @pytest.mark.parametrize("version", [0, 2, 4, "3", None])
+    @pytest.mark.parametrize("version", [0, SCHEMA - 1, SCHEMA + 1, str(SCHEMA), None])
     def test_another_version_is_refused_before_anything_else(self, bundle: Path, version: object) -> None:
         alter_manifest(bundle, lambda m: m.update(schema_version=version, unheard_of=1))
-        with pytest.raises(BundleError, match=r"expected a manifest of schema 3, found .*; upgrade segkit3d"):
+        with pytest.raises(BundleError, match=rf"expected a manifest of schema {SCHEMA}, found .*; upgrade segkit3d"):
             Bundle.open(bundle)
 
     @pytest.mark.parametrize(
@@ -213,6 +213,8 @@ class TestSchema:
             (lambda m: m["labels"][2].update(name="grey matter"), "different label names, got 'grey matter' twice"),
             (lambda m: m.update(modalities=["T1", "T1"]), "different modalities, got 'T1' twice"),
             (lambda m: m["spacing"].update(least_mm=[2, 2, 2]), "expected least_mm not above most_mm"),
+            (lambda m: m.update(resample_mm=[1, 1, 2]), "expected resample_mm within spacing"),
+            (lambda m: m.update(resample_mm=[1, 1, 1], spacing=None), "expected resample_mm within spacing"),
             (lambda m: m["proofs"][0].update(max_abs_logit=float("nan")), "max_abs_logit: .* finite"),
             (lambda m: m.update(name="two\nlines"), "name: .* pattern"),
         ],

@@ -147,4 +147,4 @@ def test_the_check_of_the_tables_can_fail(make_manifest: Callable) -> None:
     rows = schema_rows()
     assert rows["Label"] == {"code": ("integer 0 to 65535", "required"), "name": ("name", "required")}
     assert rows["Spacing"]["least_mm"] == ("list of 3 number above 0", "required")
-    assert rows["Manifest"]["schema_version"] == ("3", "`3`")
+    assert rows["Manifest"]["schema_version"] == ("4", "`4`")

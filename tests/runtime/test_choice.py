@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from segkit.errors import BundleError, MissingExtra, SegkitError, UnknownName, UsageError
-from segkit_runtime import load
+from segkit_runtime import choice, load
 from segkit_runtime.bundle import Bundle
 from segkit_runtime.choice import choose_ways, open_fastest
 from segkit_runtime.engines import open_engine
@@ -58,6 +58,34 @@ class TestAuto:
         proofs = [make_proof("onnxruntime", patch_ms=onnxruntime_ms), make_proof("openvino", patch_ms=openvino_ms)]
         with load(make_bundle(proofs=proofs)) as segmenter:
             assert segmenter.engine.runtime == taken
+
+    @pytest.mark.parametrize(
+        ("here", "expected"),
+        [
+            (("avx512f", "amx_bf16"), ["onnxruntime fp32", "openvino bf16", "openvino int8", "openvino fp32"]),
+            (("avx512f",), ["openvino fp32", "onnxruntime fp32", "openvino bf16", "openvino int8"]),
+            (("amx_bf16",), ["openvino bf16", "openvino fp32", "onnxruntime fp32", "openvino int8"]),
+        ],
+        ids=["as where it was proven", "no AMX", "another CPU with AMX"],
+    )
+    def test_times_of_a_cpu_with_other_instructions_do_not_count(
+        self,
+        make_manifest: Callable,
+        make_proof: Callable,
+        monkeypatch: pytest.MonkeyPatch,
+        here: tuple[str, ...],
+        expected: list[str],
+    ) -> None:
+        monkeypatch.setattr(choice, "cpu_instructions", lambda: here)
+        there = ["avx512f", "amx_bf16"]
+        proofs = [
+            make_proof("openvino", patch_ms=9, cpu_instructions=there),
+            make_proof("openvino", patch_ms=5, cpu_instructions=there, precision="bf16"),
+            make_proof("openvino", patch_ms=7, cpu_instructions=there, precision="int8"),
+            make_proof("onnxruntime", patch_ms=1, cpu_instructions=there),
+        ]
+        ways = choice.proven_ways(make_manifest(b"", proofs=proofs))
+        assert [f"{way.proof.runtime} {way.proof.precision}" for way in ways] == expected
 
     def test_the_file_that_the_proof_names_is_run(
         self, make_bundle: Callable, make_proof: Callable, make_onnx: Callable, head: Head
@@ -315,6 +343,21 @@ class TestSelfcheck:
         else:
             with load(bundle, selfcheck=True) as segmenter:
                 assert segmenter.segment(head).report()["selfcheck"] == "passed"
+
+    @pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
+    @pytest.mark.parametrize("wrong", [False, True])
+    def test_labels_that_come_from_the_engine_are_checked_too(
+        self, make: Callable, make_onnx: Callable, head: Head, runtime: str, wrong: bool
+    ) -> None:
+        whole = {"patch": PATCH, "overlap": 0, "blending": "constant"}
+        bundle = make(wrong, model=make_onnx(labels=True), inference=whole)
+        if wrong:
+            with pytest.raises(SegkitError, match=r"^expected the labels that the network gave the self-check"):
+                load(bundle, runtime, selfcheck=True)
+            return
+        with load(bundle, runtime, selfcheck=True) as segmenter:
+            result = segmenter.segment(head)
+        assert (result.output, result.selfchecked) == ("labels", True)
 
     def test_another_version_is_checked_and_told(self, make: Callable, make_proof: Callable, head: Head) -> None:
         proofs = [make_proof("openvino", version="2025.4.0")]

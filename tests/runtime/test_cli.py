@@ -86,8 +86,8 @@ class TestDone:
     ) -> None:
         drawn: dict[str, Any] = {}
 
-        def save_overlay(path: Path, image: Any, labels: Any, truth: Any = None, names: Any = ()) -> None:
-            drawn.update(path=path, image=image, labels=labels, truth=truth, names=names)
+        def save_overlay(path: Path, image: Any, labels: Any, truth: Any = None, **more: Any) -> None:
+            drawn.update(more, path=path, image=image, labels=labels, truth=truth)
 
         monkeypatch.setattr("segkit.pictures.save_overlay", save_overlay)
         for path in head.values():
@@ -100,6 +100,7 @@ class TestDone:
         assert set(np.unique(drawn["labels"])) == {0, 1, 2}
         assert drawn["names"] == ["background", "grey matter", "white matter"]
         assert drawn["truth"] is None
+        assert drawn["spacing_mm"] == pytest.approx(canonical.header.get_zooms())
 
     def test_warnings_go_to_standard_error(self, call: Callable, make_bundle: Callable) -> None:
         bundle = make_bundle("untrained.segkit", weights={"trained": False})
@@ -129,12 +130,26 @@ class TestDone:
         monkeypatch.setattr(segkit_runtime.segmenter, "load", load)
         keys = ["--trusted-key", "a.pem", "--trusted-key", "b.pem"]
         with pytest.raises(UsageError, match="expected no more"):
-            call("--runtime", "tensorrt", "--precision", "bf16", "--device", "cuda:1", "--threads", 3, *keys, *given)
+            call(
+                "--runtime",
+                "tensorrt",
+                "--precision",
+                "bf16",
+                "--device",
+                "cuda:1",
+                "--threads",
+                3,
+                "--budget",
+                "4GiB",
+                *keys,
+                *given,
+            )
         assert got == {
             "runtime": "tensorrt",
             "precision": "bf16",
             "device": "cuda:1",
             "threads": 3,
+            "budget": "4GiB",
             "allow_untrained": False,
             "trusted_keys": (Path("a.pem"), Path("b.pem")),
             "selfcheck": reaches,

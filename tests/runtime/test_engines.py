@@ -15,7 +15,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from segkit.errors import BundleError, MissingExtra, SegkitError, UnknownName, UsageError
+from segkit.errors import BundleError, DataError, MissingExtra, SegkitError, UnknownName, UsageError
 from segkit_runtime.engines import ENGINES, ONNX_RUNTIMES, missing_runtimes, open_engine
 from segkit_runtime.engines.onnx_bytes import require_self_contained
 
@@ -46,6 +46,44 @@ class TestRun:
             batch = engine.run(np.concatenate([patches, patches[..., ::-1]]))
             np.testing.assert_allclose(batch[0], whole[0], rtol=1e-6)
             assert engine.run(patches.transpose(0, 1, 4, 3, 2)).shape == (1, 3, 10, 9, 8)
+
+    def test_an_answer_stays_as_it_is_during_the_next_call(
+        self, runtime: str, make_onnx: Callable, patches: np.ndarray
+    ) -> None:
+        with contextlib.closing(open_engine(runtime, make_onnx(), threads=1)) as engine:
+            first = engine.run(patches)
+            kept = first.copy()
+            engine.run(patches[..., ::-1] + 7)
+            np.testing.assert_array_equal(first, kept)
+
+    def test_it_gives_the_labels_that_a_file_tells(
+        self, runtime: str, make_onnx: Callable, patches: np.ndarray
+    ) -> None:
+        with (
+            contextlib.closing(open_engine(runtime, make_onnx(labels=True))) as plain,
+            contextlib.closing(open_engine(runtime, make_onnx(labels=True), output="labels")) as engine,
+        ):
+            assert (plain.output, engine.output) == ("logits", "labels")
+            logits, labels = plain.run(patches), engine.run(patches)
+        assert logits.shape == (1, 3, 8, 9, 10)
+        assert labels.dtype == np.uint8
+        np.testing.assert_array_equal(labels, logits.argmax(1))
+        assert np.unique(labels).tolist() == [0, 1, 2]
+
+    def test_it_gives_logits_where_a_file_tells_no_labels(self, runtime: str, make_onnx: Callable) -> None:
+        with contextlib.closing(open_engine(runtime, make_onnx(), output="labels")) as engine:
+            assert engine.output == "logits"
+
+    @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+    def test_labels_of_logits_that_are_no_numbers_are_refused(
+        self, runtime: str, make_onnx: Callable, patches: np.ndarray, bad: float
+    ) -> None:
+        patches[0, 0, 3, 4, 5] = bad
+        with (
+            contextlib.closing(open_engine(runtime, make_onnx(labels=True), output="labels")) as engine,
+            pytest.raises(DataError, match=f"expected finite logits from {runtime}, found NaN or infinite ones"),
+        ):
+            engine.run(patches)
 
     def test_it_says_what_it_is(self, runtime: str, make_onnx: Callable) -> None:
         with contextlib.closing(open_engine(runtime, make_onnx())) as engine:

@@ -125,13 +125,13 @@ class TestSave:
             segmenter.segment(head).save(tmp_path / "seg.nii.gz")
         saved, source = nib.load(tmp_path / "seg.nii.gz").header, nib.load(head["T1"]).header
         changed = {name for name in source if saved[name].tobytes() != source[name].tobytes()}
-        assert changed <= {"datatype", "bitpix", "cal_max"}
+        assert changed <= {"datatype", "bitpix", "cal_max", "intent_code"}
 
 
 class TestReport:
     def test_it_says_how_the_labels_came_about(self, result: Result, tmp_path: Path, bundle: Path) -> None:
         report = json.loads(result.save(tmp_path / "seg.nii.gz").read_text())
-        assert report["schema"] == 2
+        assert report["schema"] == 3
         assert report["bundle"] == {
             "name": "threshold",
             "id": hashlib.sha256((bundle / "manifest.json").read_bytes()).hexdigest(),
@@ -153,7 +153,8 @@ class TestReport:
         assert report["labels"] == {"background": 0, "grey matter": 150, "white matter": 250}
         assert report["volumes_ml"] == pytest.approx(result.volumes_ml, abs=1e-6)
         assert report["tiles"] == result.tiles
-        assert set(report["timings_s"]) == {"load", "read", "infer", "restore"}
+        assert set(report["timings_s"]) == {"load", "read", "infer", "restore", "write"}
+        assert set(report["infer_parts_s"]) == {"cut", "network", "join"}
         assert report["warnings"] == []
         assert report["peak_mib"] > 10
         saved = nib.load(tmp_path / "seg.nii.gz")
@@ -163,10 +164,13 @@ class TestReport:
 
     def test_its_fields_are_those_of_its_schema(self, result: Result) -> None:
         """A change here is a new REPORT_SCHEMA."""
-        fields = "schema bundle intended_use runtime version device precision model selfcheck shape spacing_mm"
-        fields += " orientation affine labels volumes_ml voxels_sha256 tiles timings_s peak_mib warnings"
+        fields = "schema bundle intended_use runtime version device precision output engine_cache model selfcheck shape"
+        fields += " spacing_mm orientation affine labels volumes_ml voxels_sha256 tiles tiles_skipped timings_s"
+        fields += " infer_parts_s peak_mib predicted_peak_mib warnings"
         assert list(result.report()) == fields.split()
-        assert segkit_runtime.result.REPORT_SCHEMA == 2
+        assert segkit_runtime.result.REPORT_SCHEMA == 3
+        page = (Path(__file__).parents[2] / "docs/runtime.md").read_text().partition("## The report")[2]
+        assert [field for field in result.report() if f"`{field}`" not in page] == []
 
     def test_it_says_who_signed_the_bundle_and_whether_that_was_checked(
         self, bundle: Path, head: Head, tmp_path: Path

@@ -20,6 +20,7 @@ from segkit_runtime.manifest import Inference
 Head = dict[str, Path]
 MASK = {"normalisation": "none", "background": "mask"}
 ONE_PATCH = Inference(patch=(16, 20, 16), overlap=0, blending="constant")
+TWO_LABELS = [{"code": 0, "name": "background"}, {"code": 1, "name": "all else"}]
 GRID_FIELDS = ("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z")
 
 
@@ -97,6 +98,43 @@ class TestLabels:
         with load(bundle, "openvino") as one, load(bundle, "onnxruntime") as other:
             np.testing.assert_array_equal(one.segment(head).labels.data, other.segment(head).labels.data)
 
+    @pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
+    def test_without_overlap_labels_come_from_the_engine_and_are_the_same(
+        self, make_bundle: Callable, make_onnx: Callable, head: Head, runtime: str
+    ) -> None:
+        inference = Inference(patch=(8, 8, 8), overlap=0, blending="constant")
+        results = []
+        for labels in (False, True):
+            bundle = make_bundle(f"{labels}.segkit", make_onnx(labels=labels), inference=inference)
+            with load(bundle, runtime) as segmenter:
+                results.append(segmenter.segment(head))
+        assert [result.output for result in results] == ["logits", "labels"]
+        np.testing.assert_array_equal(results[0].labels.data, results[1].labels.data)
+        assert results[1].tiles > 1
+
+    def test_where_tiles_overlap_logits_are_blended_whatever_the_file_tells(
+        self, make_bundle: Callable, make_onnx: Callable, bundle: Path, head: Head
+    ) -> None:
+        with load(bundle) as plain, load(make_bundle("two.segkit", make_onnx(labels=True))) as segmenter:
+            result = segmenter.segment(head)
+            np.testing.assert_array_equal(result.labels.data, plain.segment(head).labels.data)
+        assert result.output == "logits"
+
+    def test_tiles_that_hold_nothing_are_told(
+        self, segmenter: Segmenter, head_arrays: dict, affine: np.ndarray, tmp_path: Path, save_head: Callable
+    ) -> None:
+        arrays = {name: np.pad(array, [(0, 40), (0, 0), (0, 0)]) for name, array in head_arrays.items()}
+        result = segmenter.segment(save_head(tmp_path / "long", arrays, affine))
+        assert result.tiles_skipped > result.tiles
+
+    @pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
+    def test_the_number_of_threads_does_not_change_a_label(self, bundle: Path, head: Head, runtime: str) -> None:
+        hashes = set()
+        for threads in (1, 2, 3):
+            with load(bundle, runtime, threads=threads) as segmenter:
+                hashes.add(segmenter.segment(head).report()["voxels_sha256"])
+        assert len(hashes) == 1
+
     def test_codes_beyond_255_are_written_as_16_bits(self, make_bundle: Callable, head: Head) -> None:
         labels = [{"code": 7, "name": "out"}, {"code": 0, "name": "first"}, {"code": 1000, "name": "second"}]
         with load(make_bundle(labels=labels)) as segmenter:
@@ -154,6 +192,8 @@ class TestLabels:
         result = segmenter.segment(head)
         assert list(result.timings_s) == ["load", "read", "infer", "restore"]
         assert all(seconds >= 0 for seconds in result.timings_s.values())
+        assert list(result.infer_parts_s) == ["cut", "network", "join"]
+        assert 0 < result.infer_parts_s["network"] < result.timings_s["infer"]
 
 
 class TestBadImages:
@@ -260,6 +300,15 @@ class TestLoad:
         with (
             load(make_bundle(model=make_onnx(classes=4))) as segmenter,
             pytest.raises(BundleError, match=r"expected logits of shape \(1, 3, 8, 8, 8\), openvino gives \(1, 4"),
+        ):
+            segmenter.segment(head)
+
+    def test_labels_of_classes_that_there_are_not(self, make_bundle: Callable, make_onnx: Callable, head: Head) -> None:
+        inference = Inference(patch=(8, 8, 8), overlap=0, blending="constant")
+        bundle = make_bundle(model=make_onnx(classes=3, labels=True), inference=inference, labels=TWO_LABELS)
+        with (
+            load(bundle) as segmenter,
+            pytest.raises(BundleError, match="expected labels below 2, openvino gives 2; export the bundle again"),
         ):
             segmenter.segment(head)
 

@@ -118,6 +118,7 @@ class TestRun:
     ) -> None:
         class Broken:
             runtime, version, device, precision, batch, channels = "onnxruntime", "1", "cpu", "fp32", 1, 2
+            output = "logits"
 
             def run(self, patches: np.ndarray) -> np.ndarray:
                 return np.full((1, 3, *patches.shape[2:]), np.nan, np.float32)

@@ -18,7 +18,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from segkit.errors import BundleError, MissingExtra, SegkitError, UnknownName, UsageError
+from segkit.errors import BundleError, DataError, MissingExtra, SegkitError, UnknownName, UsageError
 from segkit_export.tensorrt_build import EngineRequest, build_engine
 from segkit_runtime.cuda import device_capability, why_no_device
 from segkit_runtime.engines.tensorrt_engine import TensorRTEngine
@@ -81,6 +81,38 @@ class TestASimulatedRun:
         assert (engine.runtime, engine.version, engine.device) == ("tensorrt_rtx", "1.7.1.116", "cuda:0")
         assert (engine.precision, engine.batch, engine.channels) == ("fp32", 4, 2)
         assert engine.activation_bytes == 4096
+
+    def test_keeps_an_answer_as_it_is_during_the_next_call(self, simulated: SimulatedTensorRT, onnx: bytes) -> None:
+        engine = TensorRTEngine(MAGIC + onnx, make_entry())
+        first = engine.run(make_patches())
+        engine.run(make_patches()[:, :, ::-1] + 7)
+        np.testing.assert_array_equal(first, run_onnx(onnx, make_patches()))
+
+    def test_copies_labels_alone_where_they_are_wanted(
+        self, simulated: SimulatedTensorRT, make_onnx: Callable[..., bytes]
+    ) -> None:
+        onnx = make_onnx(labels=True)
+        logits = run_onnx(onnx, make_patches(3))
+        engine = TensorRTEngine(MAGIC + onnx, make_entry(), output="labels")
+        pinned = sum(len(buffer) for buffer in simulated.cuda.pinned.values())
+        assert engine.output == "labels"
+        for _ in range(3):
+            labels = engine.run(make_patches(3))
+            assert labels.dtype == np.uint8
+            np.testing.assert_array_equal(labels, logits.argmax(1))
+        assert pinned < 4 * 2 * 512 * 4 + 2 * (4 * 512 + 4 * 4) + 1  # patches, and twice labels and means
+        plain = TensorRTEngine(MAGIC + onnx, make_entry())
+        assert plain.output == "logits"
+        np.testing.assert_array_equal(plain.run(make_patches(3)), logits)
+
+    def test_refuses_labels_of_logits_that_are_no_numbers(
+        self, simulated: SimulatedTensorRT, make_onnx: Callable[..., bytes]
+    ) -> None:
+        patches = make_patches()
+        patches[0, 0, 3, 4, 5] = np.nan
+        engine = TensorRTEngine(MAGIC + make_onnx(labels=True), make_entry(), output="labels")
+        with pytest.raises(DataError, match="expected finite logits from tensorrt_rtx"):
+            engine.run(patches)
 
     @pytest.mark.parametrize("module", ["tensorrt_rtx", "tensorrt"])
     def test_takes_every_batch_up_to_the_largest(

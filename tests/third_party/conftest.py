@@ -9,8 +9,6 @@ import json
 import os
 import subprocess
 import sys
-import sysconfig
-import venv
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from .workshop import Workshop, make_environment, make_workshop, write_heads
 
 CANARY = "SEGKIT_TEST_CANARY"
 """Names the file in which every third-party module writes its name when it is imported."""
@@ -79,9 +79,14 @@ PLUGINS = [
         },
         {"segkit.models": {"acme-tiny": "acme_healthy"}},
     ),
+    model("acme-needs", "needs-more", "import package_that_acme_forgot"),
     model("acme-import", "import-fails", 'raise RuntimeError("operator torchvision::nms does not exist")'),
     model("acme-exit", "import-exits", 'raise SystemExit("no licence found")'),
-    model("acme-argument", "hook-argument", CARD + "\n@hookimpl\ndef segkit_models(width):\n    return []\n"),
+    model(
+        "acme-argument",
+        "hook-argument",
+        CARD + '\n@hookimpl\ndef segkit_models(width):\n    return [card("hook-argument", licence=str(width))]\n',
+    ),
     model("acme-typo", "hook-typo", CARD + '\n@hookimpl\ndef segkit_model():\n    return [card("hook-typo")]\n'),
     model("acme-unmarked", "hook-unmarked", CARD + '\ndef segkit_models():\n    return [card("hook-unmarked")]\n'),
     model(
@@ -91,6 +96,7 @@ PLUGINS = [
     model("acme-single", "hook-single", hook_that_returns('card("hook-single")')),
     model("acme-renamed", "old-name", hook_that_returns('[card("new-name")]')),
     model("acme-future", "from-the-future", hook_that_returns('[card("from-the-future", api=99)]')),
+    model("acme-removed", "removed", hook_that_returns('[card("removed")]')),
     model("acme-gone", "factory-gone", hook_that_returns('[card("factory-gone")]').replace(":Tiny", ":Huge")),
     model(
         "acme-slow",
@@ -193,23 +199,41 @@ Segkit = Callable[..., Answer]
 def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An environment that sees this one's packages and has all of PLUGINS installed by pip; its `segkit` script."""
     home = tmp_path_factory.mktemp("zoo")
-    venv.create(home / "env", with_pip=False)
-    site = home / "env" / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
-    places = {sysconfig.get_path("purelib"): None}
+    rooms = []
     for package in ("segkit", "segkit_vnet", "segkit_export", "segkit_benchmarks"):
         spec = importlib.util.find_spec(package)
         assert spec is not None
         assert spec.origin is not None
-        places[str(Path(spec.origin).parents[1])] = None
-    (site / "segkit_under_test.pth").write_text("\n".join(places) + "\n")
+        rooms.append(str(Path(spec.origin).parents[1]))
+    script = make_environment(home / "env", rooms) / "segkit"
     wheels = [write_wheel(home, plugin) for plugin in PLUGINS]
-    python = home / "env" / "bin" / "python"
-    pip = [sys.executable, "-m", "pip", "--python", python, "--disable-pip-version-check", "--quiet", "install"]
-    subprocess.run([*pip, "--no-deps", "--no-index", "--no-compile", *wheels], check=True, timeout=120)
-    script = home / "env" / "bin" / "segkit"
-    script.write_text(f"#!{python}\nfrom segkit.cli import main\n\nmain()\n")
-    script.chmod(0o755)
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        script.with_name("python"),
+        "--disable-pip-version-check",
+        "--quiet",
+    ]
+    subprocess.run([*pip, "install", "--no-deps", "--no-index", "--no-compile", *wheels], check=True, timeout=120)
+    (removed,) = home.glob("env/lib/python*/site-packages/acme_removed.py")
+    removed.unlink()  # by hand: its metadata stays
     return script
+
+
+@pytest.fixture(scope="session")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    """An environment to write plugins in; a test that installs something there removes it."""
+    return make_workshop(tmp_path_factory.mktemp("workshop"))
+
+
+@pytest.fixture(scope="session")
+def heads(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of two little heads, T1, T2 and a truth."""
+    folder = tmp_path_factory.mktemp("heads")
+    write_heads(folder)
+    return folder
 
 
 @pytest.fixture

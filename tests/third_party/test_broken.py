@@ -5,8 +5,10 @@ import re
 import pytest
 
 BROKEN = {
+    "needs-more": ("acme-needs", "import", r"ModuleNotFoundError: No module named 'package_that_acme_forgot'"),
     "import-fails": ("acme-import", "import", r"RuntimeError: operator torchvision::nms does not exist"),
     "import-exits": ("acme-exit", "import", r"SystemExit: no licence found"),
+    "removed": ("acme-removed", "import", r"ModuleNotFoundError: No module named 'acme_removed'"),
     "hook-argument": ("acme-argument", "register", r"PluginValidationError: .*segkit_models\(width\).*"),
     "hook-typo": ("acme-typo", "validate", r"unknown hook 'segkit_model', did you mean 'segkit_models'\?"),
     "hook-unmarked": ("acme-unmarked", "validate", r"no hook: expected one of segkit_models, .* @segkit.hookimpl"),
@@ -48,6 +50,11 @@ def test_what_a_plugin_prints_at_import_does_not_spoil_the_answer(segkit):
     answer = segkit("plugins", "show", "loud", "--json")
     assert answer.json()["plugins"][0]["status"] == "ok"
     assert answer.err == "hello from a plugin\n"
+
+
+def test_show_says_how_to_learn_more_of_a_broken_plugin(segkit):
+    answer = segkit("plugins", "show", "import-exits")
+    assert (answer.code, answer.out.splitlines()[-2]) == (1, "next: segkit plugins doctor acme-exit")
 
 
 def test_show_prints_a_broken_plugin_as_a_row_with_its_stage(segkit):

@@ -86,6 +86,10 @@ def test_distribution_that_is_installed_twice_is_used_once_and_doctor_names_both
     path = str(tmp_path / "path")
     models = segkit("models", "--json", PYTHONPATH=path).json()["models"]
     assert [m["version"] for m in models if m["name"] == "acme-tiny"] == ["9.0"]
+    left_by_a_build = tmp_path / "path" / "acme_healthy.egg-info"
+    left_by_a_build.mkdir()
+    (left_by_a_build / "PKG-INFO").write_text("Metadata-Version: 2.1\nName: acme-healthy\nVersion: 9.0\n")
+    (left_by_a_build / "entry_points.txt").write_text("[segkit.models]\nacme-tiny = acme_healthy\n")
     places = segkit("plugins", "doctor", "hello", "--json", PYTHONPATH=path).json()["shadowed_distributions"]
     assert list(places) == ["acme-healthy"]
     assert [place.rpartition(" ")[2] for place in places["acme-healthy"]] == ["(9.0)", "(1.2.0)"]

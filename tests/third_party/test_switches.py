@@ -28,7 +28,7 @@ def test_plugin_that_is_switched_off_is_listed_as_disabled_and_built_ins_stay(se
     assert status["segkit3d", "unet3d"] == "ok"
 
 
-@pytest.mark.parametrize("command", ["show", "doctor"])
+@pytest.mark.parametrize("command", ["show", "doctor", "check"])
 def test_inspection_of_a_plugin_that_is_switched_off_does_not_import_it_either(segkit, command):
     answer = segkit("--no-plugin", "acme-tiny", "plugins", command, "acme-healthy")
     assert answer.code == 2

@@ -119,7 +119,8 @@ def main(arguments: list[str] | None = None) -> None:
         if debug:
             raise
         _complain(
-            f"{type(error).__name__}: {error}; a defect of segkit or of a plugin, see it with: segkit --debug ..."
+            f"{type(error).__name__}: {error}; a defect of segkit or of a plugin, see it with: segkit --debug ...; "
+            "hold a plugin to its contract with: segkit plugins check NAME"
         )
         code = 1
     sys.exit(code if isinstance(code, int) else 0)

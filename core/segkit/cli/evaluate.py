@@ -145,7 +145,8 @@ def _score_run(
             lambda done, total, task=task: bar.update(task, completed=done, total=total),  # type: ignore[misc]
         )
         picture = pictures / f"{subject.id}.png"
-        save_overlay(picture, score.image, score.labels, score.truth, protocol.classes, subject.id)
+        arrays = score.image, score.labels, score.truth
+        save_overlay(picture, *arrays, protocol.classes, subject.id, spacing_mm=score.spacing_mm)
         yield subject.id, score.measures
 
 

@@ -99,3 +99,23 @@ class Triple(click.ParamType[tuple[int, int, int]]):
             self.fail(f"expected three sizes such as 64,64,64, got {value!r}", param, ctx)
         x, y, z = (int(part) for part in parts)
         return x, y, z
+
+
+class Millimetres(click.ParamType[tuple[float, float, float]]):
+    """Three voxel sizes above 0 mm, by comma or x."""
+
+    name = "X,Y,Z"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[float, float, float]:
+        """Read `1,1,1.5` or `1x1x1.5`."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            x, y, z = (float(part) for part in str(value).replace("x", ",").split(","))
+        except ValueError:
+            x = y = z = 0.0
+        if not all(0 < side < float("inf") for side in (x, y, z)):
+            self.fail(f"expected three voxel sizes in mm such as 1,1,1, got {value!r}", param, ctx)
+        return x, y, z

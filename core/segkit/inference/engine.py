@@ -1,8 +1,8 @@
-"""What an engine is: something that turns patches into logits."""
+"""What an engine is: something that turns patches into logits, or into labels."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +25,12 @@ class Engine(Protocol):
     precision: str
     batch: int
 
-    def run(self, patches: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Map patches (B, C, X, Y, Z) to logits (B, K, X, Y, Z); the result may be overwritten by the next call."""
+    def run(self, patches: NDArray[np.float32]) -> NDArray[Any]:
+        """Map patches (B, C, X, Y, Z) to logits (B, K, X, Y, Z).
+
+        The result stays as it is during the next call, which may come from another thread, and may be overwritten by
+        the one after it. An engine that was opened for labels gives these instead, (B, X, Y, Z) uint8.
+        """
         ...
 
     def close(self) -> None:

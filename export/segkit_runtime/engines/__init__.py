@@ -3,25 +3,58 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, get_args
 
+import numpy as np
+from numpy.typing import NDArray
+
 from segkit.cards import load_attribute
-from segkit.errors import BundleError, MissingExtra, SegkitError, UnknownName, UsageError
+from segkit.errors import BundleError, DataError, MissingExtra, SegkitError, UnknownName, UsageError
 from segkit.extras import is_installed
 from segkit.inference.engine import Engine
+from segkit_runtime.engines.cache import CacheUse
 from segkit_runtime.engines.onnx_bytes import require_self_contained
 from segkit_runtime.manifest import CompiledEngine, Precision
 
+Output = Literal["logits", "labels"]
+
+LABELS, MEAN_LOGIT = "labels", "mean_logit"
+"""Names of a file's further outputs: the largest class of each voxel, (B, X, Y, Z) uint8, and the mean of all logits of
+a patch, (B,) float32. The second tells whether the first is worth anything: it is finite only if every logit is."""
+
 
 class RuntimeEngine(Engine, Protocol):
-    """An engine that says what it takes.
+    """An engine that says what it takes and what it gives.
 
     Attributes:
         channels: number of channels its input takes, or None where the file leaves it open.
+        output: whether it gives logits (B, K, X, Y, Z) float32 or labels (B, X, Y, Z) uint8.
+        cache: whether what it compiled came from the user's cache or was put there.
     """
 
     channels: int | None
+    output: Output
+    cache: CacheUse
+
+
+def choose_output(asked: Output, names: Collection[str]) -> Output:
+    """What an engine gives: labels where they are asked for and the file can tell both outputs that they take."""
+    return "labels" if asked == "labels" and {LABELS, MEAN_LOGIT} <= set(names) else "logits"
+
+
+def require_finite(runtime: str, logits: NDArray[np.float32]) -> None:
+    """Refuse logits, or their mean, that are no numbers.
+
+    Raises:
+        DataError: one is not finite.
+    """
+    if not np.isfinite(logits).all():
+        raise DataError(
+            f"expected finite logits from {runtime}, found NaN or infinite ones",
+            hint="check the intensities of the images",
+        )
 
 
 @dataclass(frozen=True)
@@ -30,6 +63,7 @@ class _Kind:
     extra: str
     factory: str
     takes: Literal["onnx", "engine"] = "onnx"
+    cached: bool = False
 
 
 _TENSORRT = "segkit_runtime.engines.tensorrt_engine:TensorRTEngine"
@@ -37,7 +71,7 @@ _TENSORRT = "segkit_runtime.engines.tensorrt_engine:TensorRTEngine"
 ENGINES = {
     "tensorrt": _Kind("tensorrt", "tensorrt", _TENSORRT, takes="engine"),
     "tensorrt_rtx": _Kind("tensorrt_rtx", "trt", _TENSORRT, takes="engine"),
-    "openvino": _Kind("openvino", "openvino", "segkit_runtime.engines.openvino_engine:OpenVinoEngine"),
+    "openvino": _Kind("openvino", "openvino", "segkit_runtime.engines.openvino_engine:OpenVinoEngine", cached=True),
     "onnxruntime": _Kind("onnxruntime", "onnxruntime", "segkit_runtime.engines.onnxruntime_engine:OnnxRuntimeEngine"),
 }
 """Runtimes by name, the fastest first."""
@@ -72,6 +106,8 @@ def open_engine(
     device: str = "cpu",
     threads: int | None = None,
     built: CompiledEngine | None = None,
+    output: Output = "logits",
+    use_cache: bool = False,
 ) -> RuntimeEngine:
     """Make an engine that computes as asked, or none.
 
@@ -82,6 +118,8 @@ def open_engine(
         device: where: "cpu", or "cuda:0", "cuda:1" ...
         threads: CPU threads, or None for the runtime's own choice.
         built: what the manifest says of a compiled engine; None for an ONNX file.
+        output: "labels" for these where the file has them; the engine says what it gives.
+        use_cache: keep what is compiled in the user's cache for the next start, where the runtime can: OpenVINO.
 
     Raises:
         UnknownName: no such runtime or precision.
@@ -95,10 +133,12 @@ def open_engine(
     require_device(device)
     if threads is not None and threads < 1:
         raise UsageError(f"expected at least 1 thread, got {threads}")
-    options: dict[str, Any] = {"device": device, "threads": threads}
+    options: dict[str, Any] = {"device": device, "threads": threads, "output": output}
     if ENGINES[runtime].takes == "onnx":
         require_self_contained(model)
         options["precision"] = precision
+        if ENGINES[runtime].cached:
+            options["use_cache"] = use_cache
     elif built is None:
         raise UsageError(f"expected a compiled engine for {runtime}, got an ONNX file", hint="build one of it first")
     else:

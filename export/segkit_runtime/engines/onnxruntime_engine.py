@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit.errors import SegkitError, UsageError
-from segkit_runtime.engines import first_line
+from segkit_runtime.engines import LABELS, MEAN_LOGIT, Output, choose_output, first_line, require_finite
+from segkit_runtime.engines.cache import CacheUse
 from segkit_runtime.manifest import Precision
 
 _FATAL = 4
@@ -29,6 +30,7 @@ class OnnxRuntimeEngine:
         precision: what the file is in. "tf32" takes an fp32 file and lets CUDA round its products.
         device: "cpu", or "cuda:0", "cuda:1" ...
         threads: threads of an operator, or None for one per core.
+        output: "labels" for these where the file has them.
 
     Raises:
         UsageError: onnxruntime does not compute in this precision there, or was built without CUDA.
@@ -37,9 +39,16 @@ class OnnxRuntimeEngine:
 
     runtime = "onnxruntime"
     batch = 1
+    cache: CacheUse = "off"
 
     def __init__(
-        self, model: bytes, *, precision: Precision = "fp32", device: str = "cpu", threads: int | None = None
+        self,
+        model: bytes,
+        *,
+        precision: Precision = "fp32",
+        device: str = "cpu",
+        threads: int | None = None,
+        output: Output = "logits",
     ) -> None:
         import onnxruntime
 
@@ -47,6 +56,9 @@ class OnnxRuntimeEngine:
         onnxruntime.set_default_logger_severity(_FATAL)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = _FATAL
+        # A pattern is one block for all that the first run allocated: two thirds more memory for a 3D U-Net on a CPU,
+        # and not a millisecond less.
+        options.enable_mem_pattern = False
         if threads is not None:
             options.intra_op_num_threads = threads
         where = device.partition(":")[0]
@@ -71,14 +83,22 @@ class OnnxRuntimeEngine:
         self.version = str(onnxruntime.__version__)
         (source,) = self._session.get_inputs()
         self._input = source.name
-        self._output = self._session.get_outputs()[0].name
+        names = [found.name for found in self._session.get_outputs()]
+        self.output = choose_output(output, names)
+        self._wanted = [LABELS, MEAN_LOGIT] if self.output == "labels" else names[:1]
         channels = source.shape[1]
         self.channels = channels if isinstance(channels, int) else None
 
-    def run(self, patches: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Map patches (B, C, X, Y, Z) to logits (B, K, X, Y, Z)."""
-        (logits,) = self._session.run([self._output], {self._input: np.ascontiguousarray(patches)})
-        result: NDArray[np.float32] = logits
+    def run(self, patches: NDArray[np.float32]) -> NDArray[Any]:
+        """Map patches (B, C, X, Y, Z) to logits (B, K, X, Y, Z), or to labels (B, X, Y, Z).
+
+        Raises:
+            DataError: the logits behind labels are not finite.
+        """
+        answer, *mean_logit = self._session.run(self._wanted, {self._input: np.ascontiguousarray(patches)})
+        for mean in mean_logit:
+            require_finite(self.runtime, mean)
+        result: NDArray[Any] = answer
         return result
 
     def close(self) -> None:

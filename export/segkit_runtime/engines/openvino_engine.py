@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segkit.errors import UsageError
-from segkit_runtime.engines import require_as_asked
+from segkit_runtime.engines import LABELS, MEAN_LOGIT, Output, choose_output, require_as_asked, require_finite
+from segkit_runtime.engines.cache import CacheUse, entry_key, read_entry, write_entry
 from segkit_runtime.manifest import Precision
 
 if TYPE_CHECKING:
@@ -33,8 +36,11 @@ class OpenVinoEngine:
         precision: what it is to compute in; int8 needs a quantised model.
         device: "cpu".
         threads: CPU threads, or None for one per core.
+        output: "labels" for these where the file has them.
+        use_cache: take the compiled network from the user's cache, and put it there.
 
     Attributes:
+        cache: what came of that.
         precision: what most of the convolutions are computed in; where there are none, what OpenVINO says.
 
     Raises:
@@ -47,7 +53,14 @@ class OpenVinoEngine:
     batch = 1
 
     def __init__(
-        self, model: bytes, *, precision: Precision = "fp32", device: str = "cpu", threads: int | None = None
+        self,
+        model: bytes,
+        *,
+        precision: Precision = "fp32",
+        device: str = "cpu",
+        threads: int | None = None,
+        output: Output = "logits",
+        use_cache: bool = False,
     ) -> None:
         import openvino
 
@@ -62,24 +75,68 @@ class OpenVinoEngine:
         core = openvino.Core()
         core.set_property("CPU", {_HINT: _HINTS[precision]})
         _require_hint(core.get_property("CPU", _HINT), precision)
-        network = core.compile_model(core.read_model(model), "CPU", config)
+        network, self.output, self.cache = _compile(core, model, config, output, use_cache)
         _require_hint(network.get_property(_HINT), precision)
         self.precision = _computed_in(network)
         self.version = str(openvino.get_version()).split("-", maxsplit=1)[0]
         (source,) = network.inputs
         channels = source.get_partial_shape()[1]
         self.channels: int | None = channels.get_length() if channels.is_static else None
-        self._request = network.create_infer_request()
+        # Two in turn: the answer of the one is looked at while the other runs.
+        self._requests = itertools.cycle([network.create_infer_request() for _ in range(2)])
 
-    def run(self, patches: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Map patches (B, C, X, Y, Z) to logits (B, K, X, Y, Z), which the next call overwrites."""
-        outputs = self._request.infer([np.ascontiguousarray(patches)], share_inputs=True, share_outputs=True)
-        logits: NDArray[np.float32] = outputs[0]
-        return logits
+    def run(self, patches: NDArray[np.float32]) -> NDArray[Any]:
+        """Map patches (B, C, X, Y, Z) to logits (B, K, X, Y, Z), or to labels (B, X, Y, Z).
+
+        The result stays as it is during the next call.
+
+        Raises:
+            DataError: the logits behind labels are not finite.
+        """
+        request = next(self._requests)
+        outputs = request.infer([np.ascontiguousarray(patches)], share_inputs=True, share_outputs=True)
+        if self.output == "labels":
+            require_finite(self.runtime, outputs[MEAN_LOGIT])
+        answer: NDArray[Any] = outputs[LABELS] if self.output == "labels" else outputs[0]
+        return answer
 
     def close(self) -> None:
         """Free the compiled network."""
-        self._request = None
+        self._requests = itertools.cycle(())
+
+
+def _compile(
+    core: openvino.Core, model: bytes, config: dict[str, object], output: Output, use_cache: bool
+) -> tuple[openvino.CompiledModel, Output, CacheUse]:
+    """Compile a model, or take from the cache what that gave before on this CPU."""
+    import openvino
+
+    key = ""
+    if use_cache:
+        key = entry_key(model, {"openvino": openvino.get_version(), "output": output, **config})
+        stored = read_entry(key)
+        if stored is not None:
+            with contextlib.suppress(RuntimeError):  # what this OpenVINO cannot read is compiled again
+                network = core.import_model(stored, "CPU", config)
+                names = [name for found in network.outputs for name in found.get_names()]
+                return network, choose_output(output, names), "hit"
+    graph = core.read_model(model)
+    kept = _keep_output(graph, output)
+    network = core.compile_model(graph, "CPU", config)
+    made = use_cache and write_entry(key, network.export_model().getvalue())
+    return network, kept, "made" if made else "off"
+
+
+def _keep_output(graph: openvino.Model, asked: Output) -> Output:
+    """Drop the outputs that are not wanted, so that they are not computed; return what is left."""
+    names = [next(iter(found.get_names()), "") for found in graph.outputs]
+    kept = choose_output(asked, names)
+    wanted = [LABELS, MEAN_LOGIT] if kept == "labels" else names[:1]
+    results = dict(zip(names, graph.get_results(), strict=True))
+    for name, result in results.items():
+        if name not in wanted:
+            graph.remove_result(result)
+    return kept
 
 
 def _require_hint(found: openvino.Type, precision: Precision) -> None:

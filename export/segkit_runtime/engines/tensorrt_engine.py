@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 from segkit.errors import BundleError, SegkitError, UsageError
 from segkit_runtime.cuda import Cuda
+from segkit_runtime.engines import LABELS, MEAN_LOGIT, Output, choose_output, require_finite
+from segkit_runtime.engines.cache import CacheUse
 from segkit_runtime.manifest import CompiledEngine
 from segkit_runtime.trt import (
     CLASSIC,
@@ -56,6 +58,7 @@ class TensorRTEngine:
         built: what the manifest says of it.
         device: "cuda:0", "cuda:1" ...
         threads: CPU threads that compile kernels on the first run, or None for the module's own choice.
+        output: "labels" for these where the engine has them.
         runtime_cache: TensorRT for RTX: what `runtime_cache` gave on this GPU before, which spares that compilation.
 
     Attributes:
@@ -71,6 +74,8 @@ class TensorRTEngine:
         SegkitError: the module does not load, or the device lacks memory.
     """
 
+    cache: CacheUse = "off"
+
     def __init__(
         self,
         plan: bytes,
@@ -78,6 +83,7 @@ class TensorRTEngine:
         *,
         device: str = "cuda:0",
         threads: int | None = None,
+        output: Output = "logits",
         runtime_cache: bytes | None = None,
     ) -> None:
         trt = load_module(built.runtime, f"the engine {built.file}")
@@ -92,7 +98,9 @@ class TensorRTEngine:
         self._cuda = Cuda(device, EXTRAS[built.runtime])
         self._log = make_log(trt)
         self._runtime = self._engine = self._context = self._cache = None
-        self._source_on_device = self._target_on_device = 0
+        self._source_on_device = 0
+        self._on_device: dict[str, int] = {}
+        self.output = output
         self._shape: tuple[int, ...] | None = None
         try:
             self._require_here(trt, plan, built)
@@ -103,20 +111,25 @@ class TensorRTEngine:
             self.close()
             raise
 
-    def run(self, patches: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Map patches (B, C, X, Y, Z) to logits (B, K, X, Y, Z), which the next call overwrites.
+    def run(self, patches: NDArray[np.float32]) -> NDArray[Any]:
+        """Map patches (B, C, X, Y, Z) to logits (B, K, X, Y, Z), or to labels (B, X, Y, Z).
+
+        The result stays as it is during the next call.
 
         Raises:
             UsageError: the engine was not built for patches of this shape.
             SegkitError: TensorRT or CUDA fails.
+            DataError: the logits behind labels are not finite.
         """
         begin = time.perf_counter()
-        source, target = self._stage(patches)
-        self._enqueue(source, target)
+        source, targets = self._stage(patches)
+        self._enqueue(source, targets)
         self._cuda.wait()
         if self.first_run_ms is None:
             self.first_run_ms = (time.perf_counter() - begin) * 1000
-        return target
+        if MEAN_LOGIT in targets:
+            require_finite(self.runtime, targets[MEAN_LOGIT])
+        return targets[self._wanted[0]]
 
     def time_parts(self, patches: NDArray[np.float32], runs: int) -> list[PartTimes]:
         """Run the same patches again and again, and take the times on the device.
@@ -124,8 +137,8 @@ class TensorRTEngine:
         Raises:
             UsageError, SegkitError: see `run`.
         """
-        source, target = self._stage(patches)
-        marks = [self._enqueue(source, target, timed=True) for _ in range(runs)]
+        source, targets = self._stage(patches)
+        marks = [self._enqueue(source, targets, timed=True) for _ in range(runs)]
         self._cuda.wait()
         parts = [[self._cuda.elapsed_ms(a, b) for a, b in itertools.pairwise(row)] for row in marks]
         self._cuda.forget_marks()
@@ -137,7 +150,8 @@ class TensorRTEngine:
 
     def close(self) -> None:
         """Free the device. Logits that were returned stay readable."""
-        self._source = self._target = np.empty(0, np.float32)
+        self._source = np.empty(0, np.float32)
+        self._targets: list[dict[str, NDArray[Any]]] = []
         # Each needs the one after it, and all of them the device.
         self._context = None
         self._cache = None
@@ -175,13 +189,17 @@ class TensorRTEngine:
         self._runtime, self._engine = runtime, engine
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
-        if len(inputs) != 1 or len(names) != 2:
+        outputs = [name for name in names if name not in inputs]
+        logits = [name for name in outputs if name not in (LABELS, MEAN_LOGIT)]
+        if len(inputs) != 1 or len(logits) != 1:
             raise BundleError(f"expected one input and one output, {built.file} has {', '.join(names)}", hint=REBUILD)
-        other = [name for name in names if engine.get_tensor_dtype(name) != trt.DataType.FLOAT]
+        kinds = {name: trt.DataType.UINT8 if name == LABELS else trt.DataType.FLOAT for name in names}
+        other = [name for name, kind in kinds.items() if engine.get_tensor_dtype(name) != kind]
         if other:
             raise BundleError(f"expected float32 in and out, {built.file} has others: {', '.join(other)}", hint=REBUILD)
-        self._input = inputs[0]
-        (self._output,) = (name for name in names if name != self._input)
+        self._input, self._outputs = inputs[0], outputs
+        self.output = choose_output(self.output, outputs)
+        self._wanted = [LABELS, MEAN_LOGIT] if self.output == "labels" else logits
         self._require_shapes(engine, built)
 
     def _require_shapes(self, engine: Any, built: CompiledEngine) -> None:
@@ -214,33 +232,42 @@ class TensorRTEngine:
         context: Any = self._context
         self.activation_bytes = int(engine.device_memory_size_v2)
         context.set_device_memory(self._cuda.allocate(self.activation_bytes), self.activation_bytes)
-        most_out = self._set_shape(self._most)
+        most = self._set_shape(self._most)
         self._source = self._cuda.pinned(math.prod(self._most))
-        self._target = self._cuda.pinned(math.prod(most_out))
+        # Two in turn: the answer in the one is looked at while the other is written.
+        self._targets = [
+            {name: self._cuda.pinned(math.prod(most[name]), _dtype(name)) for name in self._wanted} for _ in range(2)
+        ]
         self._source_on_device = self._cuda.allocate(self._source.nbytes)
-        self._target_on_device = self._cuda.allocate(self._target.nbytes)
         context.set_tensor_address(self._input, self._source_on_device)
-        context.set_tensor_address(self._output, self._target_on_device)
+        for name, shape in most.items():
+            self._on_device[name] = self._cuda.allocate(math.prod(shape) * (1 if name == LABELS else 4))
+            context.set_tensor_address(name, self._on_device[name])
 
-    def _stage(self, patches: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Put patches into pinned memory; the views of it that hold them and that will hold their logits."""
+    def _stage(self, patches: NDArray[np.float32]) -> tuple[NDArray[np.float32], dict[str, NDArray[Any]]]:
+        """Put patches into pinned memory; the views of it that hold them and that will hold what is wanted of them."""
         self._cuda.use()  # a device is chosen per thread, and this may be another one
         out = self._set_shape(patches.shape)
         source = self._source[: patches.size].reshape(patches.shape)
         np.copyto(source, patches)
-        return source, self._target[: math.prod(out)].reshape(out)
+        self._targets.reverse()
+        return source, {
+            name: target[: math.prod(out[name])].reshape(out[name]) for name, target in self._targets[0].items()
+        }
 
-    def _set_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Tell the context the shape of the input, and return that of the output."""
+    def _set_shape(self, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+        """Tell the context the shape of the input, and return those of the outputs."""
         context: Any = self._context
         if shape != self._shape:
             self._shape = None
             if not context.set_input_shape(self._input, shape):
                 raise UsageError(f"expected patches of at most {self._most}, got {shape}: {complaint(self._log)}")
             self._shape = shape
-        return tuple(context.get_tensor_shape(self._output))
+        return {name: tuple(context.get_tensor_shape(name)) for name in self._outputs}
 
-    def _enqueue(self, source: NDArray[np.float32], target: NDArray[np.float32], *, timed: bool = False) -> list[Any]:
+    def _enqueue(
+        self, source: NDArray[np.float32], targets: dict[str, NDArray[Any]], *, timed: bool = False
+    ) -> list[Any]:
         """Enqueue copy, network and copy; the marks around each of the three, if they are timed."""
         context: Any = self._context
         marks = [self._cuda.mark()] if timed else []
@@ -249,9 +276,14 @@ class TensorRTEngine:
         if not context.execute_async_v3(self._cuda.stream):
             raise SegkitError(f"expected {self.runtime} to run, it says: {complaint(self._log)}")
         marks += [self._cuda.mark()] if timed else []
-        self._cuda.copy_out(target, self._target_on_device)
+        for name, target in targets.items():
+            self._cuda.copy_out(target, self._on_device[name])
         marks += [self._cuda.mark()] if timed else []
         return marks
+
+
+def _dtype(output: str) -> type[np.generic]:
+    return np.uint8 if output == LABELS else np.float32
 
 
 def _how_to_rebuild(runtime: str, capability: tuple[int, int], trt: Any) -> str:

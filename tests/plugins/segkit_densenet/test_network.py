@@ -56,7 +56,7 @@ def test_layers_of_the_dense_block_see_all_before_them_and_the_images() -> None:
 
 @pytest.mark.parametrize("card", CARDS.values(), ids=CARDS)
 def test_keeps_the_contract(card: ModelCard) -> None:
-    assert_model_conforms(card, channels=[1])  # the other numbers change its first layer only, see below
+    assert_model_conforms(card, channels=[1], export=False)  # the other numbers change its first layer only, see below
 
 
 @pytest.mark.parametrize("size", [(3, 5, 7), (6, 4, 2)])

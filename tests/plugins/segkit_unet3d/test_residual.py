@@ -42,7 +42,7 @@ def test_no_block_is_called_twice() -> None:
 
 
 def test_keeps_the_contract() -> None:
-    assert_model_conforms(CARD, width=4)
+    assert_model_conforms(CARD, export=False, width=4)
 
 
 def test_defaults_of_the_card_are_those_of_the_network() -> None:

@@ -1,0 +1,1 @@
+"""The same work by other software, as `segkit bench peers` measures it."""
