@@ -6,31 +6,16 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 from unittest import SkipTest
 
 import pytest
 import torch
+from tests.small_network import GOOD, failures
 
-from segkit import ModelCard, Reference
 from segkit.conformance import assert_conforms, assert_model_conforms, checks_for, small_patch
 from segkit.conformance.patches import even_patch, minimal_patch, odd_patch
 from segkit.errors import PluginError
-
-GOOD = """
-import torch
-from torch import nn
-
-class Net(nn.Module):
-    def __init__(self, in_channels, classes):
-        super().__init__()
-        self.conv = nn.Conv3d(in_channels, classes, 3, padding=1)
-        self.drop = nn.Dropout3d()
-
-    def forward(self, images):
-        return self.drop(self.conv(images))
-"""
 
 FORWARD = "self.drop(self.conv(images))"
 DROP = "self.drop = nn.Dropout3d()"
@@ -189,31 +174,6 @@ ALSO = {
     "size that is chosen at random": {"gradient"},
 }
 """Other checks that fail by the same defect."""
-
-
-@pytest.fixture
-def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """`write(name, network, top)` writes a plugin of two modules and returns its card."""
-    monkeypatch.syspath_prepend(str(tmp_path))
-
-    def plugin(name: str, network: str = GOOD, top: str = "") -> ModelCard:
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "__init__.py").write_text(top)
-        (tmp_path / name / "network.py").write_text(network)
-        return ModelCard(
-            name="net",
-            factory=f"{name}.network:Net",
-            summary="a network",
-            patch=(8, 8, 8),
-            licence="MIT",
-            reference=Reference(title="On networks", year=2020, doi="10.1000/1"),
-        )
-
-    return plugin
-
-
-def failures(card: ModelCard, **settings: Any) -> dict[str, str]:
-    return {c.id: str(c.run()) for c in checks_for(card, **settings) if c.run().status == "failed"}
 
 
 def test_a_good_network_passes_every_check_that_applies(write: Any) -> None:
