@@ -17,8 +17,10 @@ from segkit.files import write_bytes
 from segkit.registry import Registry
 from segkit.run import Run
 from segkit_benchmarks.html_report_parts import Column, Section, Table, text_cell
+from segkit_benchmarks.html_report_peers import peers_section
 from segkit_benchmarks.html_report_plots import latency_section, memory_section, roofline_section
 from segkit_benchmarks.html_report_results import Results, TrainedRun, find_results
+from segkit_benchmarks.html_report_speed import io_section, training_section
 from segkit_benchmarks.html_report_svg import swatch
 from segkit_benchmarks.html_report_table1 import table1_section
 from segkit_benchmarks.html_report_training import (
@@ -110,12 +112,26 @@ def _sections(results: Results) -> list[Section]:
         latency_section(table, results.profiles),
         memory_section(table),
         roofline_section(table),
+        peers_section(results.peers),
+        training_section(results.training),
+        io_section(results.io),
         dsc_section(results.dsc),
         evaluation_section(results.runs),
         curves_section(results.runs),
         exports_section(results.exports),
         profiles_section(results.profiles),
+        *(_begun(run) for run in results.begun),
     ]
+
+
+def _begun(run: str) -> Section:
+    """A run of which there is nothing to show yet."""
+    return Section(
+        name=f"run {run}",
+        title=f"Run {run}",
+        missing="It has no epoch yet.",
+        command="segkit train --resume --out RUN",
+    )
 
 
 def _viewer(

@@ -116,6 +116,11 @@ def significant_cell(value: float | None, digits: int = 3, *, note: str = "", ki
     return figure_cell(value, places, note=note, kind=kind)
 
 
+def range_text(least: float, most: float) -> str:
+    """A range in words, three significant digits each."""
+    return f"{significant_cell(least).text} to {significant_cell(most).text}"
+
+
 def reason_cell(reason: str) -> Cell:
     """A cell that says why it has no figure."""
     return Cell(text=reason, kind="missing")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from segkit.volume import format_size
+from segkit_benchmarks.html_report_files import ProfileFile
 from segkit_benchmarks.html_report_parts import (
     Column,
     Figure,
@@ -14,7 +15,6 @@ from segkit_benchmarks.html_report_parts import (
     significant_cell,
     text_cell,
 )
-from segkit_benchmarks.html_report_results import ProfileFile
 from segkit_benchmarks.html_report_svg import Axis, Bar, Line, Series, bars, fit_axis, scatter
 from segkit_benchmarks.html_report_table1 import COMMAND
 from segkit_benchmarks.table1_result import Cell as Measured

@@ -5,133 +5,28 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from segkit.errors import DataError, UsageError
+from segkit.run import RunConfig
+from segkit_benchmarks.html_report_files import (
+    DscFile,
+    ExportsFile,
+    IoFile,
+    PeersFile,
+    ProfileFile,
+    ScoresFile,
+    TrainingFile,
+)
 from segkit_benchmarks.report import read_metrics
 from segkit_benchmarks.table1_result import RESULT, Table1
 
 _DEPTH = 4
 _PASSED_OVER = {"store", "data", "pictures", "figures", "tensorboard", "node_modules"}
-
-
-class _File(BaseModel):
-    """What the report takes of a result file; there may be more in it."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-
-class ProfileRow(_File):
-    """A runtime of profile.json: figures, or why there are none."""
-
-    runtime: str
-    failed: str | None = None
-    version: str = ""
-    device: str = ""
-    precision: str = ""
-    load_seconds: float | None = None
-    first_run_ms: float | None = None
-    runs: int = 0
-    p50_ms: float | None = None
-    p95_ms: float | None = None
-    p99_ms: float | None = None
-    voxels_per_second: float | None = None
-    gflops_per_second: float | None = None
-    peak_mib: float | None = None
-
-
-class ProfiledNetwork(_File):
-    """The network of a profile."""
-
-    model: str
-    parameters: int
-    macs: int
-    patch: tuple[int, int, int]
-    in_channels: int
-
-
-class ProfileFile(_File):
-    """What `segkit profile` writes."""
-
-    bundle: str
-    machine: dict[str, Any]
-    network: ProfiledNetwork
-    onnx_mib: float
-    runtimes: list[ProfileRow]
-    method: str
-
-
-class ExportRow(_File):
-    """A network in one precision on one runtime."""
-
-    source: str
-    runtime: str
-    precision: str
-    status: str
-    trained: bool = False
-    label_agreement: float | None = None
-    max_abs_logit_difference: float | None = None
-    reason: str | None = None
-
-
-class ExportsFile(_File):
-    """What `segkit bench exports` writes."""
-
-    versions: dict[str, str]
-    rows: list[ExportRow]
-
-
-class DscRow(_File):
-    """A network on one data set: our Dice and the thesis', %."""
-
-    table: str
-    row: str
-    model: str
-    dataset: str
-    thesis: dict[str, float]
-    ours: dict[str, float] | None
-    failed: str | None = None
-    held_out: list[str] = []
-    modalities: list[str] = []
-    steps: int | None = None
-    seconds: float | None = None
-
-
-class DscFile(_File):
-    """What `segkit bench dsc` writes."""
-
-    protocol: str
-    convention: str
-    minutes: float
-    rows: list[DscRow]
-
-
-class Statistics(_File):
-    """A metric over subjects."""
-
-    mean: float | None
-    sd: float | None
-    interval: tuple[float, float] | None
-    subjects: int
-
-
-class ScoresFile(_File):
-    """What `segkit evaluate` writes."""
-
-    surface_convention: str
-    tolerance_mm: float
-    subjects: list[dict[str, Any]]
-    mean: dict[str, float | None]
-    foreground_mean: float | None
-    statistics: dict[str, dict[str, Any]]
-
-    def statistic(self, metric: str, structure: str) -> Statistics | None:
-        """A metric of one structure, None where it is not taken."""
-        found = self.statistics[metric].get(structure)
-        return None if found is None else Statistics.model_validate(found)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,22 +41,49 @@ class TrainedRun:
 
 @dataclass(kw_only=True)
 class Results:
-    """All that was found; of several table1.json, the one that lies highest."""
+    """All that was found; of several table1.json, the one that lies highest.
+
+    `begun` names runs whose training has not reached the end of its first epoch: there is nothing to show of them.
+    """
 
     folder: Path
     table1: Table1 | None = None
     profiles: list[ProfileFile] = field(default_factory=list)
     exports: list[ExportsFile] = field(default_factory=list)
     dsc: list[DscFile] = field(default_factory=list)
+    peers: list[PeersFile] = field(default_factory=list)
+    training: list[TrainingFile] = field(default_factory=list)
+    io: list[IoFile] = field(default_factory=list)
     runs: list[TrainedRun] = field(default_factory=list)
+    begun: list[str] = field(default_factory=list)
 
     @property
     def anything(self) -> bool:
         """Whether there is anything to report."""
-        return bool(self.table1 or self.profiles or self.exports or self.dsc or self.runs)
+        return bool(self.table1 or self.runs or any(getattr(self, kind.field) for kind in _KINDS))
 
 
 _Model = TypeVar("_Model", bound=BaseModel)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Kind:
+    """Files of one kind: what they are called, what is in them, what writes them, and the field of `Results`."""
+
+    patterns: tuple[str, ...]
+    model: type[BaseModel]
+    command: str
+    field: str
+
+
+_KINDS = (
+    _Kind(patterns=("profile.json", "*.profile.json"), model=ProfileFile, command="segkit profile", field="profiles"),
+    _Kind(patterns=("exports.json",), model=ExportsFile, command="segkit bench exports", field="exports"),
+    _Kind(patterns=("dsc.json", "dsc-*.json"), model=DscFile, command="segkit bench dsc", field="dsc"),
+    _Kind(patterns=("peers.json",), model=PeersFile, command="segkit bench peers", field="peers"),
+    _Kind(patterns=("training.json",), model=TrainingFile, command="segkit bench training", field="training"),
+    _Kind(patterns=("io.json",), model=IoFile, command="segkit bench io", field="io"),
+)
 
 
 def find_results(folder: Path) -> Results:
@@ -177,14 +99,16 @@ def find_results(folder: Path) -> Results:
     for path in _files(folder):
         if path.name == RESULT:
             results.table1 = results.table1 or Table1.read(path)
-        elif path.name == "profile.json" or path.name.endswith(".profile.json"):
-            results.profiles.append(_read(path, ProfileFile, "segkit profile"))
-        elif path.name == "exports.json":
-            results.exports.append(_read(path, ExportsFile, "segkit bench exports"))
-        elif path.name in ("dsc.json", "dsc-quick.json"):
-            results.dsc.append(_read(path, DscFile, "segkit bench dsc"))
-        elif path.name == "metrics.csv" and (path.parent / "config.json").is_file():
-            results.runs.append(_read_run(path.parent, folder))
+        elif path.name == "config.json":
+            _take_run(results, path)
+        for kind in _KINDS:
+            if any(fnmatchcase(path.name, pattern) for pattern in kind.patterns):
+                getattr(results, kind.field).append(_read(path, kind.model, kind.command))
+    if not results.anything and results.begun:
+        raise UsageError(
+            f"expected results in {folder}, found runs that have no epoch yet: {', '.join(results.begun)}",
+            hint="let the training reach the end of its first epoch",
+        )
     if not results.anything:
         raise UsageError(
             f"expected results in {folder}, found none",
@@ -216,11 +140,37 @@ def _read(path: Path, model: type[_Model], command: str) -> _Model:
         raise DataError(f"expected to read {path}, the system says: {error.strerror}") from None
 
 
+def _take_run(results: Results, config: Path) -> None:
+    if _has_epoch(config.parent):
+        results.runs.append(_read_run(config.parent, results.folder))
+    elif _is_run(config):
+        results.begun.append(_run_name(config.parent, results.folder))
+
+
+def _has_epoch(folder: Path) -> bool:
+    """Whether there is a row below the header of metrics.csv."""
+    path = folder / "metrics.csv"
+    return path.is_file() and len(path.read_bytes().splitlines()) > 1
+
+
+def _is_run(config: Path) -> bool:
+    """Whether a config.json is one of training; other software writes files of that name too."""
+    try:
+        RunConfig.model_validate_json(config.read_bytes())
+    except ValidationError:
+        return False
+    return True
+
+
+def _run_name(folder: Path, root: Path) -> str:
+    relative = folder.relative_to(root).as_posix()
+    return folder.resolve().name if relative == "." else relative
+
+
 def _read_run(folder: Path, root: Path) -> TrainedRun:
     scores = folder / "scores.json"
-    relative = folder.relative_to(root).as_posix()
     return TrainedRun(
-        name=folder.resolve().name if relative == "." else relative,
+        name=_run_name(folder, root),
         folder=folder,
         epochs=read_metrics(folder / "metrics.csv"),
         scores=_read(scores, ScoresFile, "segkit evaluate") if scores.is_file() else None,

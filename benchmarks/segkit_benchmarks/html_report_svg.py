@@ -15,10 +15,10 @@ from typing import Literal
 SERIES = 6
 """Colours and shapes there are; further series begin anew."""
 
-_WIDTH, _HEIGHT = 440, 300
-_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 14, 14, 46
-_ROW, _NAME = 26, 128
-_LETTER = 7.2
+WIDTH, _HEIGHT = 440, 300
+_LEFT, RIGHT, TOP, BOTTOM = 56, 14, 14, 46
+ROW, NAME = 26, 128
+LETTER = 7.2
 """Width of a letter of a label at its largest, about, in the plot's units: phones show larger ones."""
 
 _DASHES = ("", "6 3", "2 3", "8 3 2 3", "1 4", "10 4")
@@ -127,7 +127,8 @@ def scatter(
             parts.append(f"<g><title>{escape(text)}</title>{marker(one.style, spot.x(x), spot.y(y))}</g>")
     parts += _place_labels(spot, labels, [point for one in series for point in one.points])
     return Plot(
-        svg=_svg(name, title, description, _HEIGHT, parts), legend=[(one.style, one.name) for one in series if one.name]
+        svg=wrap_svg(name, title, description, _HEIGHT, parts),
+        legend=[(one.style, one.name) for one in series if one.name],
     )
 
 
@@ -142,7 +143,7 @@ def curves(name: str, title: str, description: str, axes: tuple[Axis, Axis], ser
         text = f"{one.name}: {y:.4g} at the end"
         parts.append(f"<g><title>{escape(text)}</title>{marker(one.style, spot.x(x), spot.y(y))}</g>")
     legend = [(one.style, one.name) for one in series]
-    return Plot(svg=_svg(name, title, description, _HEIGHT, parts), legend=legend, marks="lines")
+    return Plot(svg=wrap_svg(name, title, description, _HEIGHT, parts), legend=legend, marks="lines")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,29 +169,25 @@ def bars(name: str, title: str, description: str, label: str, rows: Sequence[Bar
     totals = [sum(value for *_, value in row.parts) for row in rows]
     marks = [row.mark for row in rows if row.mark is not None]
     axis = fit_axis(label, [0.0, *totals, *marks], zero=True)
-    height = _TOP + _ROW * len(rows) + _BOTTOM
-    bottom, span = height - _BOTTOM, _WIDTH - _NAME - _RIGHT
-    parts = [_grid_x(axis, _NAME, span, _TOP, bottom)]
+    height = TOP + ROW * len(rows) + BOTTOM
+    bottom, span = height - BOTTOM, WIDTH - NAME - RIGHT
+    parts = [grid_x(axis, NAME, span, TOP, bottom)]
     for number, row in enumerate(rows):
-        y, x = _TOP + _ROW * number, float(_NAME)
-        parts.append(f'<text x="{_NAME - 6}" y="{y + _ROW / 2 + 4}" text-anchor="end">{escape(row.name)}</text>')
+        y, x = TOP + ROW * number, float(NAME)
+        parts.append(f'<text x="{NAME - 6}" y="{y + ROW / 2 + 4}" text-anchor="end">{escape(row.name)}</text>')
         for style, text, value in row.parts:
             wide = span * value / axis.high
             shown = escape(f"{row.name}: {text} {value:,.0f}")
             parts.append(
                 f'<g><title>{shown}</title><rect class="part s{style % SERIES + 1}" '
-                f'x="{x:.1f}" y="{y + 4}" width="{wide:.1f}" height="{_ROW - 8}"/></g>'
+                f'x="{x:.1f}" y="{y + 4}" width="{wide:.1f}" height="{ROW - 8}"/></g>'
             )
             x += wide
         if row.mark is not None:
             text = f"{row.name}: {mark} {row.mark:,.0f}"
-            at = _NAME + span * axis.place(row.mark)
-            parts.append(
-                f'<g><title>{escape(text)}</title><path class="mark" d="M{at:.1f} {y + 1}V{y + _ROW - 1}"/>'
-                f'<path class="mark-head" d="M{at - 4:.1f} {y}h8l-4 6z"/></g>'
-            )
+            parts.append(mark_line(text, NAME + span * axis.place(row.mark), y, ROW))
     legend = dict.fromkeys((style, text) for row in rows for style, text, _ in row.parts)
-    return Plot(svg=_svg(name, title, description, height, parts), legend=list(legend), marks="parts")
+    return Plot(svg=wrap_svg(name, title, description, height, parts), legend=list(legend), marks="parts")
 
 
 def marker(style: int, x: float, y: float, size: float = 5) -> str:
@@ -206,6 +203,14 @@ def marker(style: int, x: float, y: float, size: float = 5) -> str:
     }.get(shape)
     kind = f'class="dot s{shape + 1}"'
     return f'<path {kind} d="{path}"/>' if path else f'<circle {kind} cx="{x:.1f}" cy="{y:.1f}" r="{a}"/>'
+
+
+def mark_line(text: str, x: float, y: float, height: float) -> str:
+    """A line with a triangle on its top, in a row that begins at y."""
+    return (
+        f'<g><title>{escape(text)}</title><path class="mark" d="M{x:.1f} {y + 1:g}V{y + height - 1:g}"/>'
+        f'<path class="mark-head" d="M{x - 4:.1f} {y:g}h8l-4 6z"/></g>'
+    )
 
 
 def swatch(plot: Plot, style: int) -> str:
@@ -224,9 +229,11 @@ def _curve(path: str, style: int) -> str:
     return f'<path class="line s{style % SERIES + 1}" d="{path}"{dashes}/>'
 
 
-def _svg(name: str, title: str, description: str, height: float, parts: Sequence[str]) -> str:
+def wrap_svg(name: str, title: str, description: str, height: float, parts: Sequence[str]) -> str:
+    """A plot with its title and description; one that is tall may take more of a printed page."""
+    look = "plot tall" if height > 1.2 * _HEIGHT else "plot"
     return (
-        f'<svg class="plot" viewBox="0 0 {_WIDTH} {height:g}" role="img" aria-labelledby="{name}-t {name}-d">'
+        f'<svg class="{look}" viewBox="0 0 {WIDTH} {height:g}" role="img" aria-labelledby="{name}-t {name}-d">'
         f'<title id="{name}-t">{escape(title)}</title><desc id="{name}-d">{escape(description)}</desc>'
         f"{''.join(parts)}</svg>"
     )
@@ -237,13 +244,13 @@ class _Frame:
 
     def __init__(self, axes: tuple[Axis, Axis]) -> None:
         self.axes = axes
-        self.right, self.bottom = _WIDTH - _RIGHT, _HEIGHT - _BOTTOM
+        self.right, self.bottom = WIDTH - RIGHT, _HEIGHT - BOTTOM
 
     def x(self, value: float) -> float:
         return _LEFT + self.axes[0].place(value) * (self.right - _LEFT)
 
     def y(self, value: float) -> float:
-        return self.bottom - self.axes[1].place(value) * (self.bottom - _TOP)
+        return self.bottom - self.axes[1].place(value) * (self.bottom - TOP)
 
     def points(self, values: Iterable[tuple[float, float]]) -> str:
         return " ".join(f"{self.x(x):.1f},{self.y(y):.1f}" for x, y in values)
@@ -256,13 +263,14 @@ class _Frame:
             for tick in up.ticks()
         )
         name = (
-            f'<text class="axis" transform="translate(12 {(_TOP + self.bottom) / 2}) rotate(-90)" '
+            f'<text class="axis" transform="translate(12 {(TOP + self.bottom) / 2}) rotate(-90)" '
             f'text-anchor="middle">{escape(up.label)}</text>'
         )
-        return _grid_x(self.axes[0], _LEFT, self.right - _LEFT, _TOP, self.bottom) + ticks + name
+        return grid_x(self.axes[0], _LEFT, self.right - _LEFT, TOP, self.bottom) + ticks + name
 
 
-def _grid_x(axis: Axis, left: float, span: float, top: float, bottom: float) -> str:
+def grid_x(axis: Axis, left: float, span: float, top: float, bottom: float) -> str:
+    """Upright lines at the ticks of an axis, with their values and its label below."""
     ticks = [(left + span * axis.place(tick), _short(tick)) for tick in axis.ticks()]
     drawn = "".join(
         f'<path class="grid" d="M{x:.1f} {top}V{bottom}"/>'
@@ -289,7 +297,7 @@ def _place_labels(
     taken = [(spot.x(x) - 6, spot.y(y) - 6, spot.x(x) + 6, spot.y(y) + 6) for x, y in points]
     written = []
     for x, y, text in labels:
-        wide, at, up = _LETTER * len(text), spot.x(x), spot.y(y)
+        wide, at, up = LETTER * len(text), spot.x(x), spot.y(y)
         for left, base in (
             (at + 9, up + 4),
             (at - 9 - wide, up + 4),
@@ -299,7 +307,7 @@ def _place_labels(
             (at + 9, up + 16),
         ):
             box = (left, base - 10, left + wide, base + 3)
-            inside = box[0] >= _LEFT and box[2] <= spot.right and box[1] >= _TOP and box[3] <= spot.bottom
+            inside = box[0] >= _LEFT and box[2] <= spot.right and box[1] >= TOP and box[3] <= spot.bottom
             if inside and not any(_meet(box, other) for other in taken):
                 taken.append(box)
                 written.append(f'<text class="name" x="{left:.1f}" y="{base:.1f}">{escape(text)}</text>')

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from segkit.volume import format_size
+from segkit_benchmarks.html_report_files import DscFile, DscRow, ExportRow, ExportsFile, ProfileFile
 from segkit_benchmarks.html_report_parts import (
     NOTHING,
     Cell,
@@ -18,7 +19,7 @@ from segkit_benchmarks.html_report_parts import (
     significant_cell,
     text_cell,
 )
-from segkit_benchmarks.html_report_results import DscFile, DscRow, ExportRow, ExportsFile, ProfileFile, TrainedRun
+from segkit_benchmarks.html_report_results import TrainedRun
 from segkit_benchmarks.html_report_svg import Axis, Plot, Series, curves, fit_axis
 
 _STATUS = {
@@ -70,9 +71,9 @@ def _dsc_table(file: DscFile, table: str) -> Table:
 def _dsc_row(row: DscRow, names: Sequence[str]) -> list[Cell]:
     cells = [text_cell(row.model, note=f"thesis: {row.row}")]
     for name in names:
-        ours = (row.ours or {}).get(name)
+        ours = (row.ours or {}).get(name, math.nan)
         cells.append(figure_cell(row.thesis.get(name), 2))
-        cells.append(reason_cell(row.failed) if row.failed else figure_cell(ours, 2))
+        cells.append(reason_cell(row.failed) if row.failed else figure_cell(_known(ours), 2))
     where = f"{row.dataset} {', '.join(row.held_out)}"
     return [
         *cells,
@@ -127,7 +128,7 @@ def curves_section(runs: Sequence[TrainedRun]) -> Section:
     title = "Learning curves"
     if not runs:
         return Section(
-            name="curves", title=title, missing="No run in this folder.", command="segkit train ... --out DIR/run"
+            name="curves", title=title, missing="No run with an epoch here.", command="segkit train ... --out DIR/run"
         )
     lead = "Losses are means of an epoch; Dice is hard, of whole volumes that were held out."
     return Section(

@@ -51,8 +51,9 @@ _COLUMNS = (
 
 _READING = """\
 Each line is one piece of work on the graph: what a patch takes from its voxels to its labels with all of the work done,
-and with this piece left out; the last ratio is without : with, the median of the rounds. `error` is the largest
-difference of a logit from torch. *{inline}* is timed as it is opened, since what runs afterwards is the same.
+and with this piece left out; the ratio is without : with, the median of the rounds. Notes change nothing that is
+computed, nor does dropout: how far their ratios are from 1 is the noise of the run. `error` is the largest difference
+of a logit from torch. *{inline}* is timed as it is opened, since what runs afterwards is the same.
 Networks are untrained, patches {patch}, {rounds} rounds in turn on {cpu}, {cores} cores, by `segkit bench exports
 --rewrites`; {versions}."""
 

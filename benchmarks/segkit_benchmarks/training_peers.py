@@ -197,7 +197,7 @@ def medicalzoo_steps(turn: Turn, clone: Path, net: Net, classes: int) -> None:
     _steps(turn, network, lambda logits, target: criterion(logits, target)[0], net, classes, "fp32", of_images=True)
 
 
-def gemm(turn: Turn) -> None:
+def gemm(turn: Turn, precisions: Sequence[str] = ("fp32", "bf16")) -> None:
     """What the machine itself can do: the best of some products of 1024^2 matrices, in GFLOP/s."""
     import torch
 
@@ -205,8 +205,8 @@ def gemm(turn: Turn) -> None:
     size = 1024
     while True:
         figures = {}
-        for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-            a, b = torch.randn(2, size, size).to(dtype)
+        for name in precisions:
+            a, b = torch.randn(2, size, size).to({"fp32": torch.float32, "bf16": torch.bfloat16}[name])
             times = []
             for _ in range(8):
                 began = time.perf_counter()

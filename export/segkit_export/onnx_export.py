@@ -124,11 +124,14 @@ def _trace(
 
 
 def _tidy(model: Any) -> None:
-    """What torch does to a graph before it folds norms: constants are computed, what is not used goes."""
+    """What torch does to a graph beside folding norms: constants are computed, biases of zeros and unused nodes go."""
     from onnxscript.optimizer import fold_constants, remove_unused_nodes
+    from onnxscript.rewriter.rules import common
 
     with _quiet():
         fold_constants(model)
+        common.remove_optional_bias_from_conv_rule.apply_to_model(model)
+        common.remove_optional_bias_from_conv_transpose_rule.apply_to_model(model)
         remove_unused_nodes(model)
 
 

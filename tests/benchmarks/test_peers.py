@@ -298,10 +298,10 @@ def test_a_program_that_fails_says_why(tmp_path: Path) -> None:
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One network and one case, at a quarter of the size along each axis."""
+    """One network and one case, and a phantom of 2 mm."""
     case = Case("dense", 0, (work.OPENVINO, work.TORCH, work.TORCHIO))
-    net = dataclasses.replace(NET, patch=(32, 16, 16), cases=(case,))
-    monkeypatch.setattr(command, "QUICK", Work(nets=(net,), step=4))
+    net = dataclasses.replace(NET, cases=(case,))
+    monkeypatch.setattr(command, "QUICK", Work(nets=(net,), preset="mini", step=1))
 
 
 @pytest.mark.usefixtures("tiny")

@@ -78,12 +78,8 @@ class TestAuto:
     ) -> None:
         monkeypatch.setattr(choice, "cpu_instructions", lambda: here)
         there = ["avx512f", "amx_bf16"]
-        proofs = [
-            make_proof("openvino", patch_ms=9, cpu_instructions=there),
-            make_proof("openvino", patch_ms=5, cpu_instructions=there, precision="bf16"),
-            make_proof("openvino", patch_ms=7, cpu_instructions=there, precision="int8"),
-            make_proof("onnxruntime", patch_ms=1, cpu_instructions=there),
-        ]
+        timed = (("openvino", "fp32", 9), ("openvino", "bf16", 5), ("openvino", "int8", 7), ("onnxruntime", "fp32", 1))
+        proofs = [make_proof(name, precision=how, patch_ms=ms, cpu_instructions=there) for name, how, ms in timed]
         ways = choice.proven_ways(make_manifest(b"", proofs=proofs))
         assert [f"{way.proof.runtime} {way.proof.precision}" for way in ways] == expected
 

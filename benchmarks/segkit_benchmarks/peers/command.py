@@ -150,8 +150,11 @@ class Bench:
         """Measure parts; volumes with some of the networks."""
         from segkit_benchmarks.training_peers import gemm
 
-        peak = self._turns({"the machine's own peak": gemm}, 3)["the machine's own peak"]
-        self.found["machine"]["gemm_gflops_per_second"] = self._peak(peak)
+        wanted = ("fp32", "bf16") if self.chosen.bf16 else ("fp32",)
+        products = self._turns({"the machine's own peak": partial(gemm, precisions=wanted)}, 3).popitem()[1].rounds
+        self.found["machine"]["gemm_gflops_per_second"] = {
+            name: max(figures[name] for figures in products) for name in wanted if products
+        }
         self.found["volume"] = self._prepared(
             "the head", partial(prepare.volumes, registry=self.registry, work=self.work, folder=self.folder)
         )
@@ -168,13 +171,6 @@ class Bench:
             if volumes:
                 self._volumes(net, known)
         self.save()
-
-    def _peak(self, result: Result) -> dict[str, float]:
-        """The most GFLOP/s by precision: bf16 only where the CPU computes in it."""
-        if not result.rounds:
-            return {}
-        wanted = ("fp32", "bf16") if self.chosen.bf16 else ("fp32",)
-        return {name: max(figures[name] for figures in result.rounds) for name in wanted}
 
     def _network(self, net: Net, *, bundle: bool) -> Mapping[str, Any]:
         side = partial(prepare.network, registry=self.registry, net=net, folder=self.folder, bundle=bundle)

@@ -122,15 +122,16 @@ def print_report(report: Report) -> None:
 def render(report: Report) -> str:
     """The page of a result file."""
     versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
-    shape = "x".join(map(str, report["volume"]["shape"])) if "volume" in report else "-"
+    volume = report["volume"]
+    shape = "x".join(map(str, volume["shape"]))
     lines = [
         "# The same work by others",
         "",
         f"From `segkit bench peers{' --quick' if report['quick'] else ''} --rounds {report['rounds']}` "
         f"on {machine_line(report)}.",
         "",
-        f"Versions: {versions}. The head: {shape} voxels of the phantom `iseg`, brain in "
-        f"{report['volume']['inside']:.1%} of them.",
+        f"Versions: {versions}. The head: {shape} voxels of the phantom `{volume['preset']}`, brain in "
+        f"{volume['inside']:.1%} of them.",
         "",
         _READING.format(equal=EQUAL),
     ]

@@ -24,7 +24,7 @@ def volumes(turn: Turn, registry: Registry, work: Work, folder: Path) -> None:
     A side of `segkit_benchmarks.turns`. Each is written as NIfTI files, by nibabel, and as a normalised array.
     """
     card = registry.card("dataset", "phantom")
-    load_attribute(card.make)(folder / "phantom", "iseg", 1, PHANTOM_SEED, lambda _: None)
+    load_attribute(card.make)(folder / "phantom", work.preset, 1, PHANTOM_SEED, lambda _: None)
     subject = open_dataset(card, folder / "phantom").labelled[0]
     stripped = [_read(subject.images[name], work.step) for name in MODALITIES]
     rng = np.random.default_rng(0)
@@ -37,7 +37,7 @@ def volumes(turn: Turn, registry: Registry, work: Work, folder: Path) -> None:
     _write(folder, "dense", dense)
     _write(folder, "check", [image[part] for image in dense])
     inside = np.any(stripped, axis=0)
-    turn({"shape": list(inside.shape), "inside": round(float(inside.mean()), 4)})
+    turn({"preset": work.preset, "shape": list(inside.shape), "inside": round(float(inside.mean()), 4)})
 
 
 def _read(path: Path, step: int) -> NDArray[np.int16]:

@@ -68,10 +68,12 @@ class Work:
 
     Attributes:
         nets: of the volumes; process start and the whole run take the first.
+        preset: of the phantom.
         step: every how many voxels of the phantom's one is taken, along each axis.
     """
 
     nets: tuple[Net, ...]
+    preset: str = "iseg"
     step: int
 
 

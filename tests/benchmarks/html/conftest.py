@@ -15,6 +15,10 @@ from segkit import Registry
 from segkit.cli import cli
 from segkit.fakes import fake_registry, make_subjects
 from segkit.registry import Switches
+from segkit.volume import format_size
+from segkit_benchmarks import io, training_peers
+from segkit_benchmarks.peers.report import floors, program_report, volume_report
+from segkit_benchmarks.peers.work import FULL
 from segkit_benchmarks.table1_nets import choose_nets
 from segkit_benchmarks.table1_result import (
     Accuracy,
@@ -26,6 +30,9 @@ from segkit_benchmarks.table1_result import (
     Timing,
     Training,
 )
+from segkit_benchmarks.training_ours import PLAIN, Net
+from segkit_benchmarks.training_report import patch_report, step_report
+from segkit_benchmarks.turns import Result
 
 Segkit = Callable[..., str]
 
@@ -38,6 +45,9 @@ TRAINING = (
 
 RUNTIMES = {"torch": 4.1, "onnxruntime": 1.9, "openvino": 1.0}
 """How much longer each takes than the fastest."""
+
+SIZES = ((128, 128, 64), (32, 32, 32))
+"""Of training patches."""
 
 LAYER_RULES = {"leaf modules": "calls of modules that have none", "all modules": "calls of all but containers"}
 
@@ -158,6 +168,101 @@ def write_profile(path: Path) -> None:
     )
 
 
+SIDES = {
+    "segkit, openvino": 1.0,
+    "segkit, openvino bf16": 0.4,
+    "segkit, onnxruntime": 1.6,
+    "MONAI": 5.0,
+    "MONAI, bf16": 2.2,
+    "torch": 4.0,
+    "MedicalZoo": 12.0,
+}
+"""How many seconds each takes."""
+
+
+def make_peers() -> dict[str, Any]:
+    """What `segkit bench peers` makes of two cases, a start and a run: one side failed, one labels otherwise."""
+
+    def results(*names: str) -> dict[str, Result]:
+        rounds = {
+            name: [{"seconds": SIDES[name] * by, "patches": 12} for by in ((1, 1) if "segkit" in name else (0.8, 1.2))]
+            for name in names
+        }
+        return {
+            name: Result(rounds=figures, peak_mib=400 + 100 * SIDES[name], failed=None)
+            for name, figures in rounds.items()
+        }
+
+    def alike(one: str, other: str) -> float:
+        return 0.25 if "MedicalZoo" in (one, other) else 0.9999
+
+    peak = {"fp32": 180.0, "bf16": 700.0}
+    net, volumes = FULL.nets[0], []
+    for case in net.cases[:2]:
+        found = results(*SIDES)
+        found["TorchIO"] = Result(failed="killed: <out of memory>")
+        left_out = {"nnU-Net": "nnunetv2 is not installed"}
+        part = volume_report(found, left_out, net, case, folder=Path("nowhere"), gflop=9.0, peak=peak, voxels=7_077_888)
+        for ratio in part["ratios"]:
+            ratio["same_labels"] = alike(ratio["ours"], ratio["peer"])
+        volumes.append(part)
+    programs = ("segkit, openvino", "MONAI", "torch")
+    started = results(*programs)
+    for result in started.values():
+        result.rounds = [{**figures, "peak_mib": 300.0} for figures in result.rounds]
+    report: dict[str, Any] = {
+        "schema": 1,
+        "machine": {"cpu": "Made-up CPU", "cores": 2, "capabilities": ["avx2"], "gemm_gflops_per_second": peak},
+        "versions": {"monai": "1"},
+        "quick": False,
+        "rounds": 2,
+        "threads": 2,
+        "volumes": volumes,
+        "start": program_report("start", started, lambda one, other: None),
+        "run": program_report("run", started, alike),
+    }
+    return {**report, "floors": floors(report)}
+
+
+def make_training() -> dict[str, Any]:
+    """What `segkit bench training` makes of patches and of steps of a network; one side of each failed."""
+    large, small = (format_size(size) for size in SIZES)
+
+    def patches(way: str, slower: float) -> Result:
+        rounds = [{"first_patch_seconds": 0.05, way: {large: by / slower, small: 40 * by / slower}} for by in (90, 110)]
+        return Result(first={"prepare_and_first_patch_seconds": 3.5}, rounds=rounds, peak_mib=300)
+
+    names = {PLAIN: 1.0, training_peers.MONAI_TUNED: 4.0, training_peers.MEDICALZOO_MAKING: 90.0}
+    drawn = {name: patches(name, slower) for name, slower in names.items()}
+    drawn[training_peers.NNUNET] = Result(failed="made up")
+    stepped = {
+        side: Result(rounds=[{"seconds": slower * by} for by in (0.9, 1.0)], peak_mib=900)
+        for side, slower in (("segkit bf16", 1.0), ("segkit fp32", 2.0), ("MedicalZoo fp32", 2.5))
+    }
+    stepped["MONAI fp32"] = Result(failed="killed: out of memory")
+    return {
+        "schema": 1,
+        "machine": {"cpu": "Made-up CPU", "cores": 2, "capabilities": []},
+        "versions": {"torch": "2"},
+        "repeats": 2,
+        "precisions": ["fp32", "bf16"],
+        "patches": patch_report(drawn, SIZES, judged=True),
+        "steps": step_report(stepped, Net(model="vnet", channels=1, patch=(64, 64, 64)), judged=True),
+    }
+
+
+def make_io(folder: Path) -> dict[str, Any]:
+    """What `segkit bench io` makes of two sides and of one that failed."""
+    for name in ("image", "labels-segkit", "labels-SimpleITK"):
+        (folder / f"{name}.nii.gz").write_bytes(bytes(1500))
+    results = {
+        "segkit": Result(rounds=[{"read": 10.0, "write": 4.0}] * 2, peak_mib=100),
+        "SimpleITK": Result(rounds=[{"read": read, "write": 31.0} for read in (13.0, 15.0)], peak_mib=200),
+        "MONAI": Result(failed="ImportError: no"),
+    }
+    return {**io.make_report(results, folder, judged=True), "size": io.SIZE, "rounds": 2, "repeats": 5}
+
+
 def _write(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content))
 
@@ -186,13 +291,22 @@ def table1(registry: Registry) -> Table1:
 
 
 @pytest.fixture(scope="session")
-def results(table1: Table1, segkit: Segkit, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def peers() -> dict[str, Any]:
+    """A made-up peers.json."""
+    return make_peers()
+
+
+@pytest.fixture(scope="session")
+def results(table1: Table1, peers: dict[str, Any], segkit: Segkit, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with results of every kind, and a run that was trained on balls in cubes of 24 voxels."""
     folder = tmp_path_factory.mktemp("everything") / "results"
     folder.mkdir()
     table1.write(folder / "table1.json")
     write_profile(folder / "tiny.profile.json")
-    shutil.copy(ROOT / "docs" / "results" / "dsc-quick.json", folder / "dsc-quick.json")
+    shutil.copy(ROOT / "docs" / "results" / "dsc-quick.json", folder / "dsc.json")
+    _write(folder / "peers.json", peers)
+    _write(folder / "training.json", make_training())
+    _write(folder / "io.json", make_io(tmp_path_factory.mktemp("io")))
     proofs = json.loads((ROOT / "docs" / "results" / "exports.json").read_text())
     _write(folder / "exports.json", {**proofs, "rows": proofs["rows"][:30]})
     make_subjects(folder / "data", "ball", 3, 0, lambda _: None)
@@ -216,3 +330,9 @@ def page_file(results: Path, segkit: Segkit, niivue: Path, tmp_path_factory: pyt
     out = tmp_path_factory.mktemp("page") / "report.html"
     segkit("report", results, "--html", "--niivue", niivue, "--out", out, "--device", "cpu")
     return out
+
+
+@pytest.fixture(scope="session")
+def page(page_file: Path) -> str:
+    """The same as text."""
+    return page_file.read_text(encoding="utf-8")

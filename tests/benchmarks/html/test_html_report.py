@@ -25,7 +25,8 @@ from segkit_benchmarks.viewer import NIIVUE_COMMAND, NIIVUE_VERSION, make_scene
 Segkit = Callable[..., str]
 
 ROOT = Path(__file__).parents[3]
-SECTIONS = ["table1", "latency", "memory", "roofline", "dsc", "scores", "viewer", "curves", "exports", "profiles"]
+SECTIONS = ["table1", "latency", "memory", "roofline", "peers", "training", "io", "dsc", "scores", "viewer"]
+SECTIONS += ["curves", "exports", "profiles"]
 
 TEXT = ("ink", "muted", "accent", "good", "bad")
 MARKS = ("focus", "strong-rule", *(f"s{number}" for number in range(1, 7)))
@@ -50,11 +51,6 @@ class Outline(HTMLParser):
 
     def of(self, tag: str) -> list[dict[str, str | None]]:
         return [values for name, values in self.elements if name == tag]
-
-
-@pytest.fixture(scope="module")
-def page(page_file: Path) -> str:
-    return page_file.read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +107,7 @@ def test_its_outline_is_one_that_a_screen_reader_can_follow(outline: Outline) ->
             assert set(str(values.get(attribute) or "").split()) <= set(outline.ids)
     assert all(values.get("alt") for values in outline.of("img"))
     drawn = [values for values in outline.of("svg") if values.get("role") == "img"]
-    assert len(drawn) == 5
+    assert len(drawn) == 12
     assert all(values.get("aria-labelledby") for values in drawn)
     assert all(values.get("role") == "img" or values.get("aria-hidden") == "true" for values in outline.of("svg"))
 
@@ -231,6 +227,9 @@ def test_a_folder_without_results_is_refused(segkit: Segkit, tmp_path: Path) -> 
     ("name", "message"),
     [
         ("dsc.json", "expected what segkit bench dsc writes in .*, found at protocol: Field required"),
+        ("peers.json", "expected what segkit bench peers writes in .*, found at machine: Field required"),
+        ("training.json", "expected what segkit bench training writes in .*, found at machine: Field required"),
+        ("io.json", "expected what segkit bench io writes in .*, found at machine: Field required"),
         ("exports.json", "expected what segkit bench exports writes in .*, found at versions: Field required"),
         ("net.profile.json", "expected what segkit profile writes in .*, found at bundle: Field required"),
         ("table1.json", "expected a result of segkit bench table1, schema 1, in .*, found at created: Field required"),
