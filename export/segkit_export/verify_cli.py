@@ -36,7 +36,7 @@ def verify(
 ) -> None:
     """Prove BUNDLE again on this machine: every runtime and precision in it, on whole volumes of DATA.
 
-    Exit code 3 if one of them does not do what the fp32 file does, or cannot run here.
+    Exit code 3 if one of them does not do what the fp32 file does. What cannot run here is told, with the reason.
     """
     from segkit_export.reproof import reprove
 
