@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Collection
+
 from segkit.volume import format_size
 from segkit_benchmarks.html_report_parts import (
     NOTHING,
@@ -132,17 +135,21 @@ def _inference(table: Table1) -> Table:
     fastest = {
         row.model: min(times) for row in table.rows if (times := [c.timing.p50_ms for c in row.cells if c.timing])
     }
-    rows = [_inference_row(row, cell, fastest.get(row.model)) for row in table.rows for cell in row.cells]
+    whys = Counter(f"{cell.status}: {cell.reason}" for row in table.rows for cell in row.cells if cell.reason)
+    common = [why for why, count in whys.items() if count > 1]
+    rows = [_inference_row(row, cell, fastest.get(row.model), common) for row in table.rows for cell in row.cells]
     return Table(
         caption="Inference, batch 1; the fastest runtime of each network is bold",
         columns=columns,
         rows=rows,
-        notes=["Columns that the thesis does not have.", f"{table.method[:1].upper()}{table.method[1:]}."],
+        notes=["Columns that the thesis does not have.", f"{table.method[:1].upper()}{table.method[1:]}.", *common],
     )
 
 
-def _inference_row(row: Row, cell: Measured, fastest: float | None) -> list[Cell]:
+def _inference_row(row: Row, cell: Measured, fastest: float | None, common: Collection[str]) -> list[Cell]:
+    """A row of the table; a reason that several cells have in common stands below it."""
     timing, accuracy = cell.timing, cell.accuracy
+    why = f"{cell.status}: {cell.reason}"
     predicted = [part for part in (cell.predicted_activation_mib, cell.predicted_weights_mib) if part is not None]
     device = cell.device_mib if cell.device_mib is not None else sum(predicted) if predicted else None
     latency = (
@@ -152,7 +159,7 @@ def _inference_row(row: Row, cell: Measured, fastest: float | None) -> list[Cell
             kind="best" if timing.p50_ms == fastest else "",
         )
         if timing
-        else reason_cell(f"{cell.status}: {cell.reason}" if cell.reason else cell.status)
+        else reason_cell(why if cell.reason and why not in common else cell.status)
     )
     return [
         text_cell(row.model),

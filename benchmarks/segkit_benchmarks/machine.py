@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 GEMM_SIDE = 2048
 """Of the square matrices whose product is the peak that all else is held against."""
 
-_COPY_BYTES, _REPEATS = 128 * 2**20, 20
+_COPY_BYTES, GEMM_REPEATS = 128 * 2**20, 20
 _GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 _SIBLINGS = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
 
@@ -113,7 +113,7 @@ def _best_seconds(work: Callable[[], object], device: torch.device) -> float:
     import torch
 
     times = []
-    for _ in range(_REPEATS):
+    for _ in range(GEMM_REPEATS):
         began = time.perf_counter()
         work()
         if device.type == "cuda":

@@ -71,7 +71,7 @@ def profile_bundle(
             )
             rows.append({**row, "engine": engine.file})
     return {
-        "schema": 1,
+        "schema": 2,
         "bundle": manifest.name,
         "bundle_id": bundle.id,
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

@@ -22,6 +22,7 @@ from segkit.cards import Size, load_attribute
 from segkit.extras import is_installed
 from segkit.registry import Registry
 from segkit.volume import format_size
+from segkit_benchmarks.machine import GEMM_REPEATS, GEMM_SIDE
 from segkit_benchmarks.training_ours import MODALITIES, Net, open_data, open_source, rate
 from segkit_benchmarks.turns import Turn
 
@@ -198,21 +199,20 @@ def medicalzoo_steps(turn: Turn, clone: Path, net: Net, classes: int) -> None:
 
 
 def gemm(turn: Turn, precisions: Sequence[str] = ("fp32", "bf16")) -> None:
-    """What the machine itself can do: the best of some products of 1024^2 matrices, in GFLOP/s."""
+    """What the machine itself can do: the best of some products of 2048^2 matrices, in GFLOP/s."""
     import torch
 
     turn({"torch_capability": torch.backends.cpu.get_cpu_capability(), "threads": torch.get_num_threads()})
-    size = 1024
     while True:
         figures = {}
         for name in precisions:
-            a, b = torch.randn(2, size, size).to({"fp32": torch.float32, "bf16": torch.bfloat16}[name])
+            a, b = torch.randn(2, GEMM_SIDE, GEMM_SIDE).to({"fp32": torch.float32, "bf16": torch.bfloat16}[name])
             times = []
-            for _ in range(8):
+            for _ in range(GEMM_REPEATS):
                 began = time.perf_counter()
                 torch.mm(a, b)
                 times.append(time.perf_counter() - began)
-            figures[name] = round(2 * size**3 / min(times) / 1e9, 1)
+            figures[name] = round(2 * GEMM_SIDE**3 / min(times) / 1e9, 1)
         turn(figures)
 
 

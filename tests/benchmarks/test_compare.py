@@ -182,7 +182,7 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
 def write_profile(path: Path, samples: list[float] | None) -> Path:
     measured = {"runtime": "openvino", "version": "1.0", "precision": "fp32", "p50_ms": 1.0, "peak_mib": 540.0}
     report = {
-        "schema": 1,
+        "schema": 2,
         "bundle": "tiny",
         "machine": {"cpu": "Made-up CPU", "cores": 2},
         "network": {"model": "unet3d", "patch": [64, 64, 64], "in_channels": 2},
