@@ -68,7 +68,7 @@ def installed_entries() -> Iterable[Entry]:
             points = [point for point in distribution.entry_points if point.group in groups]
             if not points:
                 continue
-            name, version = normalise(distribution.metadata["Name"]), distribution.version
+            name, version = _name_and_version(distribution)
         except Exception:  # noqa: S112 -- what an interrupted uninstall leaves; `unreadable_distributions` tells
             continue
         if name in seen:
@@ -84,9 +84,10 @@ def shadowed_distributions() -> dict[str, list[str]]:
     for distribution in importlib.metadata.distributions():
         with contextlib.suppress(Exception):  # see `unreadable_distributions`
             if any(point.group.startswith("segkit.") for point in distribution.entry_points):
-                version = f"({distribution.version})"
+                name, number = _name_and_version(distribution)
+                version = f"({number})"
                 place = f"{distribution.locate_file('')} {version}"
-                found = places.setdefault(normalise(distribution.metadata["Name"]), [])
+                found = places.setdefault(name, [])
                 # A build leaves an .egg-info beside the source, which an editable install puts on the path.
                 left_by_a_build = str(getattr(distribution, "_path", "")).endswith(".egg-info") and any(
                     other.endswith(version) for other in found
@@ -102,10 +103,24 @@ def unreadable_distributions() -> dict[str, str]:
     for distribution in importlib.metadata.distributions():
         try:
             if distribution.entry_points:
-                normalise(distribution.metadata["Name"])
+                _name_and_version(distribution)
         except Exception as error:
             unreadable[str(getattr(distribution, "_path", distribution))] = describe(error)
     return unreadable
+
+
+def _name_and_version(distribution: importlib.metadata.Distribution) -> tuple[str, str]:
+    """Normalised name and version from the head of the metadata: `distribution.metadata` would parse the README too.
+
+    Raises:
+        ValueError: the metadata does not tell them.
+    """
+    files = ("METADATA", "PKG-INFO", "")  # of a wheel, of an .egg-info folder, an .egg-info file itself
+    head = next(filter(None, map(distribution.read_text, files)), "").partition("\n\n")[0]
+    found = dict(re.findall(r"^(Name|Version):[ \t]*(\S+)", head, re.MULTILINE))
+    if len(found) < 2:
+        raise ValueError("expected Name and Version in its metadata")
+    return normalise(found["Name"]), found["Version"]
 
 
 def normalise(name: str) -> str:

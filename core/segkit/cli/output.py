@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,20 +22,46 @@ def print_json(value: Any) -> None:
 
 def print_table(rows: Sequence[Mapping[str, Any]], title: str = "") -> None:
     """Print rows of the same keys as a table; long cells are wrapped on a terminal and whole in a pipe."""
+    if not rows:
+        click.echo("none")
+        return
+    keys = [*rows[0]]
+    right = [all(isinstance(row[key], (int, float)) for row in rows) for key in keys]
+    cells = [["" if value is None else str(value) for value in row.values()] for row in rows]
+    widths = [max(map(len, column)) for column in zip(keys, *cells, strict=True)]
+    if sys.stdout.isatty() and sum(widths) + 2 * (len(keys) - 1) > shutil.get_terminal_size().columns:
+        _print_wrapped(keys, right, cells, title)
+        return
+
+    def line(texts: Sequence[str]) -> str:
+        aligned = zip(texts, widths, right, strict=True)
+        return "  ".join(text.rjust(width) if to_right else text.ljust(width) for text, width, to_right in aligned)
+
+    click.echo(
+        "".join(
+            f"{styled}\n"
+            for styled in (
+                *([click.style(title, italic=True)] if title else []),
+                click.style(line(keys).rstrip(), bold=True),
+                *(line(texts).rstrip() for texts in cells),
+            )
+        ),
+        nl=False,
+    )
+
+
+def _print_wrapped(keys: Sequence[str], right: Sequence[bool], cells: Sequence[Sequence[str]], title: str) -> None:
+    """Print a table that is wider than the terminal."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     table = Table(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    if not rows:
-        click.echo("none")
-        return
-    for key in rows[0]:
-        table.add_column(key, justify="right" if all(isinstance(row[key], (int, float)) for row in rows) else "left")
-    for row in rows:
-        table.add_row(*(Text("" if value is None else str(value)) for value in row.values()))
-    width = None if sys.stdout.isatty() else 240
-    Console(width=width, soft_wrap=False).print(table)
+    for key, to_right in zip(keys, right, strict=True):
+        table.add_column(key, justify="right" if to_right else "left")
+    for texts in cells:
+        table.add_row(*map(Text, texts))
+    Console().print(table)
 
 
 @contextmanager
