@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from nibabel.nifti1 import Nifti1Header
-from nibabel.orientations import aff2axcodes, apply_orientation, inv_ornt_aff, io_orientation
 from numpy.typing import NDArray
 
 from segkit.errors import VolumeError
 
 _GRID_TOLERANCE_MM = 1e-2
+
+if TYPE_CHECKING:
+    from nibabel.nifti1 import Nifti1Header
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ class Volume:
     @property
     def orientation(self) -> str:
         """Direction of each array axis, for example "RAS"."""
+        from nibabel.orientations import aff2axcodes
+
         return "".join(aff2axcodes(self.affine))
 
     @property
@@ -69,6 +72,8 @@ class Volume:
 
     def canonical(self) -> Volume:
         """The same image with its axes flipped and permuted to the nearest RAS: a view, in which no voxel is moved."""
+        from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
+
         orientation = io_orientation(self.affine)
         return Volume(
             apply_orientation(self.data, orientation), self.affine @ inv_ornt_aff(orientation, self.data.shape)
@@ -80,6 +85,8 @@ class Volume:
         Args:
             original: the image whose `canonical()` has this grid.
         """
+        from nibabel.orientations import io_orientation
+
         orientation = io_orientation(original.affine)
         axes = orientation[:, 0].astype(int)
         data = np.transpose(self.data, axes)

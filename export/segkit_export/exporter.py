@@ -6,7 +6,7 @@ import importlib.metadata
 import os
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -71,6 +71,7 @@ class Request:
         name: a run folder, or the name of a model.
         out: the bundle, or None for the default beside the run or in the current folder.
         patch: size (x, y, z) in voxels, or None for the run's or the card's.
+        overlap: of tiles of whole volumes, 0 to 0.75, or None for the run's; a bare model has the default of `Tiling`.
         bare: what a bare model needs to know and a run says itself.
         precisions: what is exported; fp32 is always in the bundle. None keeps the fastest that is proven.
         bounds: what engines must keep to, where it is not what their precision must.
@@ -88,6 +89,7 @@ class Request:
     name: str
     out: Path | None = None
     patch: Size | None = None
+    overlap: float | None = None
     bare: BareOptions | None = None
     precisions: tuple[Precision, ...] | None = ("fp32",)
     bounds: Bounds = field(default_factory=Bounds)
@@ -133,6 +135,8 @@ def export(request: Request, registry: Registry, progress: Progress = silent) ->
     _require_packages(request)
     progress("build network", 0, 0)
     source = open_source(target, registry, patch=request.patch, bare=request.bare)
+    if request.overlap is not None:
+        source = replace(source, tiling=replace(source.tiling, overlap=request.overlap))
     _require_spacing(source, request.resample_mm)
     _require_tiles(source, request)
     heads = choose_heads(source, registry, request.data, request.subjects)

@@ -68,7 +68,7 @@ def segkit_runtimes() -> list[RuntimeCard]:
         ),
         RuntimeCard(
             name="openvino",
-            factory="segkit_runtime.engines.openvino_engine:OpenVinoEngine",
+            factory="segkit_runtime.engines.openvino_engine:compile_onnx",
             summary="OpenVINO on the CPU: the fastest of them on Intel processors.",
             module="openvino",
             extra="openvino",

@@ -30,10 +30,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit.errors import UsageError
-from segkit.extras import require
+from segkit.extras import is_installed, require
 from segkit_export.errors import ExportFailed
 from segkit_export.node_names import select_nodes
 from segkit_export.progress import Progress, silent
+from segkit_runtime.engines.openvino_module import import_openvino
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -192,6 +193,8 @@ def _with_nncf(model: ModelProto, patches: _Patches, excluded: list[str]) -> Mod
 
 def _import_nncf() -> Any:
     """NNCF without its telemetry, which otherwise tells its maker of each run; it looks once, when it is imported."""
+    if is_installed("openvino"):
+        import_openvino()  # or NNCF imports it with all that it sends
     before, logger_class = os.environ.get("NNCF_CI"), logging.getLoggerClass()
     os.environ["NNCF_CI"] = "1"
     try:

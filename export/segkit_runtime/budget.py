@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterable
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 
 from segkit.cards import Size
@@ -78,8 +77,10 @@ def volume_bytes(files: Iterable[Path], manifest: Manifest, patch: Size, batch: 
 
 def _header(file: Path) -> tuple[tuple[int, ...], int] | None:
     """Size in voxels and bytes of a voxel, as an image lies in memory."""
+    import nibabel
+
     try:
-        header = nib.load(file).header
+        header = nibabel.load(file).header
         shape, kind = header.get_data_shape()[:3], np.dtype(header.get_data_dtype())
         slope, intercept = header.get_slope_inter()
     except Exception:

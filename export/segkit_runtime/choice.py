@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from segkit_runtime.engines import (
     ENGINES,
     RuntimeEngine,
     open_engine,
+    reopen_engine,
     require_device,
     require_precision,
     require_runtime,
@@ -23,7 +24,7 @@ from segkit_runtime.engines import (
 from segkit_runtime.engines.checked import CheckedEngine
 from segkit_runtime.manifest import CompiledEngine, Manifest, Precision, Proof
 from segkit_runtime.processor import FAST_BF16, cpu_instructions
-from segkit_runtime.selfcheck import run_selfcheck
+from segkit_runtime.selfcheck import passed_before, remember_passed, run_selfcheck
 
 AUTO: Final = "auto"
 
@@ -189,23 +190,27 @@ def _take(bundle: Bundle, way: Way, ways: Sequence[Way], wanted: Wanted) -> Open
         require_runtime(way.proof.runtime)
     except MissingExtra as error:
         return error
-    content = bundle.read(way.file)
+    runtime, sha256 = way.proof.runtime, bundle.checksums[way.file]
+    options: dict[str, Any] = {
+        "precision": way.proof.precision,
+        "device": way.device,
+        "threads": wanted.threads,
+        "output": "labels" if bundle.manifest.inference.overlap == 0 else "logits",
+    }
     try:
-        engine = open_engine(
-            way.proof.runtime,
-            content,
-            precision=way.proof.precision,
-            device=way.device,
-            threads=wanted.threads,
-            built=way.built,
-            output="labels" if bundle.manifest.inference.overlap == 0 else "logits",
-            use_cache=True,
-        )
+        engine = reopen_engine(runtime, sha256, **options)
     except SegkitError as error:
-        # Its frames hold the content of the file.
-        error.__traceback__ = error.__cause__ = error.__context__ = None
         return error
-    del content
+    if engine is None:
+        content = bundle.read(way.file)
+        try:
+            engine = open_engine(runtime, content, built=way.built, **options)
+        except SegkitError as error:
+            # Its frames hold the content of the file.
+            error.__traceback__ = error.__cause__ = error.__context__ = None
+            return error
+        del content
+        engine.keep(sha256)
     way = _of_version(way, ways, engine.version)
     try:
         selfchecked = _check(bundle, way, engine, wanted.selfcheck)
@@ -220,9 +225,10 @@ def _take(bundle: Bundle, way: Way, ways: Sequence[Way], wanted: Wanted) -> Open
 
 
 def _check(bundle: Bundle, way: Way, engine: RuntimeEngine, selfcheck: bool | Literal["auto"]) -> bool:
-    """Hold an engine against the manifest, and against the self-check where that is called for; whether it was run.
+    """Hold an engine against the manifest, and against the self-check where that is called for; whether it passed that.
 
-    Integers are always checked: where a CPU lacks the instructions that they were proven with, sums may overflow.
+    Integers are always checked: where a CPU lacks the instructions that they were proven with, sums may overflow. What
+    passed on this CPU before is not run again, unless it is asked for.
     """
     expected = bundle.manifest.channels
     if engine.channels not in (None, expected):
@@ -230,11 +236,12 @@ def _check(bundle: Bundle, way: Way, engine: RuntimeEngine, selfcheck: bool | Li
             f"expected a model for {expected} channels, {way.file} takes {engine.channels}",
             hint="export the bundle again",
         )
-    if selfcheck == AUTO:
-        selfcheck = way.proof.version != engine.version or way.proof.precision == "int8"
-    if not selfcheck or bundle.manifest.selfcheck is None:
+    called_for = way.proof.version != engine.version or way.proof.precision == "int8"
+    if not (called_for if selfcheck == AUTO else selfcheck) or bundle.manifest.selfcheck is None:
         return False
-    run_selfcheck(bundle, engine, way.proof)
+    if selfcheck is True or not passed_before(bundle, engine, way.proof):
+        run_selfcheck(bundle, engine, way.proof)
+        remember_passed(bundle, engine, way.proof)
     return True
 
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +24,9 @@ from segkit_runtime.bundle import Bundle
 from segkit_runtime.choice import AUTO, Opened, Wanted, choose_ways, open_fastest
 from segkit_runtime.engines import RuntimeEngine
 from segkit_runtime.engines.checked import CheckedEngine
-from segkit_runtime.images import onto_own_grid, read_head, resampling_note, to_labels
-from segkit_runtime.result import Result
+
+if TYPE_CHECKING:
+    from segkit_runtime.result import Result
 
 Progress = Callable[[int, int], None]
 
@@ -120,6 +121,10 @@ class Segmenter:
             DataError: a file is bad, the grids disagree, or the voxel sizes are not those of the bundle.
             SegkitError: the runtime failed on a patch.
         """
+        # With nibabel, which nothing needs before.
+        from segkit_runtime.images import onto_own_grid, read_head, resampling_note, to_labels
+        from segkit_runtime.result import Result
+
         if self._closed:
             raise UsageError("expected an open segmenter, this one is closed", hint="load the bundle again")
         manifest = self.bundle.manifest

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from segkit.errors import BundleError, SegkitError, UsageError
 from segkit_runtime.bundle import Bundle
 from segkit_runtime.engines import RuntimeEngine
+from segkit_runtime.engines.cache import entry_key, read_entry, write_entry
 from segkit_runtime.engines.checked import CheckedEngine
 from segkit_runtime.manifest import Proof, SelfCheck
 
@@ -85,6 +86,30 @@ def run_selfcheck(bundle: Bundle, engine: RuntimeEngine, proof: Proof) -> None:
             f"on {100 * agreement:.6g} %",
             hint="choose another --runtime, or export the bundle again on this machine",
         )
+
+
+def passed_before(bundle: Bundle, engine: RuntimeEngine, proof: Proof) -> bool:
+    """Whether the user's cache says that the same model passed the same self-check on this CPU, run in the same way."""
+    return engine.device == "cpu" and read_entry(_passed_key(bundle, engine, proof)) is not None
+
+
+def remember_passed(bundle: Bundle, engine: RuntimeEngine, proof: Proof) -> None:
+    """Put that into the user's cache."""
+    if engine.device == "cpu":
+        write_entry(_passed_key(bundle, engine, proof), b"passed")
+
+
+def _passed_key(bundle: Bundle, engine: RuntimeEngine, proof: Proof) -> str:
+    check = bundle.manifest.selfcheck or SELFCHECK
+    facts = {
+        "selfcheck": [bundle.checksums[name] for name in (check.image, check.labels)],
+        "least_label_agreement": proof.tolerance.least_label_agreement,
+        "runtime": engine.runtime,
+        "version": engine.version,
+        "precision": engine.precision,
+        "output": engine.output,
+    }
+    return entry_key(bundle.checksums[proof.model], facts)
 
 
 def _to_npy(array: NDArray[np.generic]) -> bytes:

@@ -16,7 +16,7 @@ from segkit_runtime.bundle import Bundle
 from segkit_runtime.choice import choose_ways, open_fastest
 from segkit_runtime.engines import open_engine
 from segkit_runtime.manifest import CompiledEngine, Model
-from segkit_runtime.selfcheck import SELFCHECK, write_selfcheck
+from segkit_runtime.selfcheck import SELFCHECK, run_selfcheck, write_selfcheck
 
 from . import simulated_gpu
 
@@ -380,6 +380,27 @@ class TestSelfcheck:
     def test_integers_are_always_checked(self, make: Callable, make_proof: Callable) -> None:
         with pytest.raises(SegkitError, match=r"expected the labels .* onnxruntime .* in int8 gives them on 0 %"):
             load(make(True, proofs=[make_proof("onnxruntime", precision="int8")]))
+
+    def test_integers_that_passed_are_checked_again_when_asked_or_where_anything_differs(
+        self, make: Callable, make_proof: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        runs = []
+        monkeypatch.setattr(choice, "run_selfcheck", lambda *arguments: runs.append(run_selfcheck(*arguments)))
+        proofs = [make_proof("onnxruntime", precision="int8")]
+        bundle = make(proofs=proofs)
+
+        def loaded(path: Path, **options: Any) -> tuple[bool, int]:
+            runs.clear()
+            with load(path, **options) as segmenter:
+                return segmenter._opened.selfchecked, len(runs)
+
+        assert loaded(bundle) == (True, 1)
+        assert loaded(bundle) == (True, 0)
+        assert loaded(bundle, selfcheck=True) == (True, 1)
+        assert loaded(bundle, selfcheck=False) == (False, 0)
+        with pytest.raises(SegkitError, match=r"expected the labels .* in int8 gives them on 0 %"):
+            load(make(True, proofs=proofs, name="other.segkit"))
 
     def test_without_one_another_version_is_only_told(
         self, make_bundle: Callable, make_proof: Callable, head: Head

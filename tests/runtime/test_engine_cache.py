@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from isal import isal_zlib
 
+from segkit.errors import BundleError
 from segkit_runtime import load
 from segkit_runtime.engines import cache
 
@@ -66,7 +68,7 @@ def test_labels_and_logits_of_one_file_are_two_entries(
         lambda stored: stored[:-1],
         lambda stored: stored[:100] + bytes([stored[100] ^ 1]) + stored[101:],
         lambda stored: b"",
-        lambda stored: cache.hashlib.sha256(b"junk").digest() + b"junk",
+        lambda stored: b"junk" + isal_zlib.crc32(b"junk").to_bytes(4, "little"),
     ],
     ids=["cut short", "a bit flipped", "empty", "no engine at all"],
 )
@@ -79,6 +81,16 @@ def test_a_damaged_entry_is_made_anew(bundle: Path, head: Head, folder: Path, sp
     assert found == "made"
     np.testing.assert_array_equal(labels, again)
     assert use(bundle, head)[0] == "hit"
+
+
+def test_a_model_that_was_altered_is_refused_however_often_it_was_compiled(
+    bundle: Path, head: Head, folder: Path
+) -> None:
+    use(bundle, head)
+    model = bundle / "model.onnx"
+    model.write_bytes(model.read_bytes()[:-1] + b"!")
+    with pytest.raises(BundleError, match=r"expected 'model\.onnx' with SHA-256"):
+        use(bundle, head)
 
 
 def test_a_home_that_cannot_be_written_is_no_reason_not_to_segment(
@@ -98,11 +110,11 @@ def test_onnxruntime_has_none(bundle: Path, head: Head, folder: Path) -> None:
 def test_entries_that_were_not_used_for_the_longest_time_make_room(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cache, "MOST_BYTES", 3 * 132)
+    monkeypatch.setattr(cache, "MOST_BYTES", 3 * 104)
     for number, key in enumerate("abc"):
         assert cache.write_entry(key, bytes(100))
         os.utime(folder / key, (number, number))
-    assert cache.read_entry("a") == bytes(100)  # used just now
+    assert bytes(cache.read_entry("a")) == bytes(100)  # used just now
     assert cache.write_entry("d", bytes(100))
     assert sorted(path.name for path in folder.iterdir()) == ["a", "c", "d"]
 

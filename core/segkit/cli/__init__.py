@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import signal
 import sys
 from typing import Any
@@ -96,6 +97,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command and exit: 0 done, 1 failed, 2 a bad request or input, 3 not proven, 130 Ctrl-C."""
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
+    # Else pydantic looks for plugins of its own in all that is installed, and loads them; segkit has its own rules.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         code = cli.main(arguments, prog_name="segkit", standalone_mode=False)

@@ -38,6 +38,9 @@ class RuntimeEngine(Engine, Protocol):
     output: Output
     cache: CacheUse
 
+    def keep(self, model_sha256: str) -> None:
+        """Put what it compiled of a model into the user's cache for the next start, where the runtime can."""
+
 
 def choose_output(asked: Output, names: Collection[str]) -> Output:
     """What an engine gives: labels where they are asked for and the file can tell both outputs that they take."""
@@ -63,15 +66,16 @@ class _Kind:
     extra: str
     factory: str
     takes: Literal["onnx", "engine"] = "onnx"
-    cached: bool = False
+    reopen: str | None = None
 
 
+_OPENVINO = "segkit_runtime.engines.openvino_engine"
 _TENSORRT = "segkit_runtime.engines.tensorrt_engine:TensorRTEngine"
 
 ENGINES = {
     "tensorrt": _Kind("tensorrt", "tensorrt", _TENSORRT, takes="engine"),
     "tensorrt_rtx": _Kind("tensorrt_rtx", "trt", _TENSORRT, takes="engine"),
-    "openvino": _Kind("openvino", "openvino", "segkit_runtime.engines.openvino_engine:OpenVinoEngine", cached=True),
+    "openvino": _Kind("openvino", "openvino", f"{_OPENVINO}:compile_onnx", reopen=f"{_OPENVINO}:reopen"),
     "onnxruntime": _Kind("onnxruntime", "onnxruntime", "segkit_runtime.engines.onnxruntime_engine:OnnxRuntimeEngine"),
 }
 """Runtimes by name, the fastest first."""
@@ -107,7 +111,6 @@ def open_engine(
     threads: int | None = None,
     built: CompiledEngine | None = None,
     output: Output = "logits",
-    use_cache: bool = False,
 ) -> RuntimeEngine:
     """Make an engine that computes as asked, or none.
 
@@ -119,7 +122,6 @@ def open_engine(
         threads: CPU threads, or None for the runtime's own choice.
         built: what the manifest says of a compiled engine; None for an ONNX file.
         output: "labels" for these where the file has them; the engine says what it gives.
-        use_cache: keep what is compiled in the user's cache for the next start, where the runtime can: OpenVINO.
 
     Raises:
         UnknownName: no such runtime or precision.
@@ -137,13 +139,38 @@ def open_engine(
     if ENGINES[runtime].takes == "onnx":
         require_self_contained(model)
         options["precision"] = precision
-        if ENGINES[runtime].cached:
-            options["use_cache"] = use_cache
     elif built is None:
         raise UsageError(f"expected a compiled engine for {runtime}, got an ONNX file", hint="build one of it first")
     else:
         options["built"] = built
-    engine = _make(runtime, model, options)
+    return _as_asked(_make(runtime, ENGINES[runtime].factory, model, options), runtime, device, precision)
+
+
+def reopen_engine(
+    runtime: str, model_sha256: str, *, precision: Precision, device: str, threads: int | None, output: Output
+) -> RuntimeEngine | None:
+    """The engine that was kept in the user's cache, or None where there is none, or the runtime keeps none.
+
+    Args:
+        runtime: a name of `ENGINES`, one that can run here.
+        model_sha256: of the ONNX file; what was compiled of it is what comes back.
+        precision: see `open_engine`.
+        device: likewise.
+        threads: likewise.
+        output: likewise.
+
+    Raises:
+        SegkitError: the module is broken, or the runtime would not compute as asked.
+    """
+    path = ENGINES[runtime].reopen
+    if path is None:
+        return None
+    options = {"precision": precision, "device": device, "threads": threads, "output": output}
+    engine: RuntimeEngine | None = _make(runtime, path, model_sha256, options)
+    return engine and _as_asked(engine, runtime, device, precision)
+
+
+def _as_asked(engine: RuntimeEngine, runtime: str, device: str, precision: Precision) -> RuntimeEngine:
     try:
         require_as_asked(runtime, device, precision, engine.precision)
     except SegkitError:
@@ -152,10 +179,10 @@ def open_engine(
     return engine
 
 
-def _make(runtime: str, model: bytes, options: dict[str, Any]) -> RuntimeEngine:
+def _make(runtime: str, path: str, model: bytes | str, options: dict[str, Any]) -> Any:
     kind = ENGINES[runtime]
     try:
-        engine: RuntimeEngine = load_attribute(kind.factory)(model, **options)
+        return load_attribute(path)(model, **options)
     except SegkitError:
         raise
     except ImportError as error:
@@ -168,7 +195,6 @@ def _make(runtime: str, model: bytes, options: dict[str, Any]) -> RuntimeEngine:
         raise BundleError(
             f"expected {what} that {runtime} can load, it says: {first_line(error)}", hint="export it again"
         ) from error
-    return engine
 
 
 def require_precision(precision: str) -> None:

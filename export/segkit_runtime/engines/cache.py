@@ -1,8 +1,8 @@
 """A cache of compiled engines: what a runtime made of a model on this machine, kept for the next start.
 
-An entry is found by a hash of all that went into it, never by a time or a name, and begins with the hash of its own
-content: one that was cut short or altered is made anew. Whoever may write into the folder may run code as its owner, as
-with any cache of compiled code: it belongs to one user.
+An entry is found by a hash of all that went into it, never by a time or a name. It is written in one step and never
+altered in place, and ends with the checksum of its content: one that was cut short or damaged is made anew. Whoever may
+write into the folder may run code as its owner, as with any cache of compiled code: it belongs to one user.
 """
 
 from __future__ import annotations
@@ -16,6 +16,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+from isal import isal_zlib
+from numpy.typing import NDArray
+
 from segkit.errors import UsageError
 from segkit.files import write_bytes
 
@@ -24,7 +28,7 @@ CacheUse = Literal["hit", "made", "off"]
 MOST_BYTES = 2 * 2**30
 """What all entries together may take; beyond it those go that were not used for the longest time."""
 
-_HASH_BYTES = 32
+_CHECKSUM_BYTES = 4
 
 
 def cache_folder() -> Path:
@@ -32,14 +36,14 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "segkit", "engines")
 
 
-def entry_key(model: bytes, facts: Mapping[str, object]) -> str:
+def entry_key(model_sha256: str, facts: Mapping[str, object]) -> str:
     """The name of an entry.
 
     Args:
-        model: content of the model's file.
+        model_sha256: of the model's file.
         facts: all else that the compiled engine depends on, the processor aside: versions and options.
     """
-    known = {"model": hashlib.sha256(model).hexdigest(), "processor": _processor(), **facts}
+    known = {"model": model_sha256, "processor": _processor(), **facts}
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
 
 
@@ -53,18 +57,16 @@ def _processor() -> str:
     return "\n".join(line for line in lines if line.startswith(("vendor", "cpu family", "model", "stepping", "flags")))
 
 
-def read_entry(key: str) -> bytes | None:
-    """Content of an entry, or None where there is none that is whole."""
+def read_entry(key: str) -> NDArray[np.uint8] | None:
+    """Content of an entry as a memory map, or None where there is none that is whole."""
     try:
         path = cache_folder() / key
-        stored = path.read_bytes()
-        content = stored[_HASH_BYTES:]
-        if hashlib.sha256(content).digest() != stored[:_HASH_BYTES]:
-            return None
+        entry = np.memmap(path, np.uint8, mode="c")
         os.utime(path)  # so that it counts as used
-    except (OSError, RuntimeError):  # without a home there is no cache
+    except (OSError, RuntimeError, ValueError):  # none, an empty one, or no home
         return None
-    return content
+    content, checksum = entry[:-_CHECKSUM_BYTES], entry[-_CHECKSUM_BYTES:].tobytes()
+    return content if _checksum(content) == checksum else None
 
 
 def write_entry(key: str, content: bytes) -> bool:
@@ -72,11 +74,15 @@ def write_entry(key: str, content: bytes) -> bool:
     try:
         folder = cache_folder()
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_bytes(folder / key, hashlib.sha256(content).digest() + content)
+        write_bytes(folder / key, content + _checksum(content))
         _make_room(folder)
     except (OSError, RuntimeError, UsageError):  # a home that cannot be written is no reason not to segment
         return False
     return True
+
+
+def _checksum(content: bytes | NDArray[np.uint8]) -> bytes:
+    return int(isal_zlib.crc32(content)).to_bytes(_CHECKSUM_BYTES, "little")
 
 
 def _make_room(folder: Path) -> None:

@@ -101,6 +101,9 @@ class OnnxRuntimeEngine:
         result: NDArray[Any] = answer
         return result
 
+    def keep(self, model_sha256: str) -> None:
+        """Keep nothing: onnxruntime compiles nothing that could be."""
+
     def close(self) -> None:
         """Free the session."""
         self._session = None

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 from collections import Counter
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from segkit.errors import UsageError
 from segkit_runtime.engines import LABELS, MEAN_LOGIT, Output, choose_output, require_as_asked, require_finite
 from segkit_runtime.engines.cache import CacheUse, entry_key, read_entry, write_entry
+from segkit_runtime.engines.openvino_module import import_openvino
 from segkit_runtime.manifest import Precision
 
 if TYPE_CHECKING:
@@ -25,8 +26,15 @@ _NAMES = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "i8": "int8", "u8": "int
 _CONVOLUTIONS = ("Convolution", "GroupConvolution", "Deconvolution", "MatMul", "FullyConnected")
 
 
-class OpenVinoEngine:
-    """Runs an ONNX model on the CPU.
+def compile_onnx(
+    model: bytes,
+    *,
+    precision: Precision = "fp32",
+    device: str = "cpu",
+    threads: int | None = None,
+    output: Output = "logits",
+) -> OpenVinoEngine:
+    """Compile an ONNX model.
 
     The precision is asked for and then looked up in the compiled graph, since OpenVINO takes the nearest that the CPU
     can do without a word: bf16 where fp32 was not asked for on CPUs with AMX, fp32 for bf16 on CPUs without AVX-512.
@@ -37,15 +45,52 @@ class OpenVinoEngine:
         device: "cpu".
         threads: CPU threads, or None for one per core.
         output: "labels" for these where the file has them.
-        use_cache: take the compiled network from the user's cache, and put it there.
-
-    Attributes:
-        cache: what came of that.
-        precision: what most of the convolutions are computed in; where there are none, what OpenVINO says.
 
     Raises:
         UsageError: another device, or a precision that OpenVINO does not have.
         SegkitError: this CPU computes in another precision; where that shows before compiling, nothing is compiled.
+    """
+    core, config = _open_core(precision, device, threads)
+    graph = core.read_model(model)
+    _keep_output(graph, output)
+    return OpenVinoEngine(core.compile_model(graph, "CPU", config), precision, output, _facts(config, output))
+
+
+def reopen(
+    model_sha256: str, *, precision: Precision, device: str, threads: int | None, output: Output
+) -> OpenVinoEngine | None:
+    """What `OpenVinoEngine.keep` kept of a model, or None where there is none that this OpenVINO can read.
+
+    It is mapped into memory, and not read.
+
+    Raises:
+        UsageError, SegkitError: see `compile_onnx`.
+    """
+    core, config = _open_core(precision, device, threads)
+    facts = _facts(config, output)
+    entry = read_entry(entry_key(model_sha256, facts))
+    if entry is None:
+        return None
+    try:
+        network = core.import_model(import_openvino().Tensor(entry, shared_memory=True), "CPU", config)
+    except RuntimeError:
+        return None
+    return OpenVinoEngine(network, precision, output, facts, entry)
+
+
+class OpenVinoEngine:
+    """Runs a compiled network on the CPU.
+
+    Args:
+        network: what OpenVINO compiled.
+        precision: what it was asked to compute in.
+        output: what it was asked to give.
+        facts: what it depends on, its model and the processor aside.
+        entry: of the cache, that it was read from; it looks there for its weights.
+
+    Attributes:
+        cache: whether the compiled network came from the user's cache or was put there.
+        precision: what most of the convolutions are computed in; where there are none, what OpenVINO says.
     """
 
     runtime = "openvino"
@@ -54,34 +99,22 @@ class OpenVinoEngine:
 
     def __init__(
         self,
-        model: bytes,
-        *,
-        precision: Precision = "fp32",
-        device: str = "cpu",
-        threads: int | None = None,
-        output: Output = "logits",
-        use_cache: bool = False,
+        network: openvino.CompiledModel,
+        precision: Precision,
+        output: Output,
+        facts: Mapping[str, object],
+        entry: NDArray[np.uint8] | None = None,
     ) -> None:
-        import openvino
-
-        if device != "cpu" or precision not in _HINTS:
-            raise UsageError(
-                f"expected openvino on the cpu in {', '.join(_HINTS)}, got {device} in {precision}",
-                hint="choose another runtime",
-            )
-        config: dict[str, object] = {_HINT: _HINTS[precision], "PERFORMANCE_HINT": "LATENCY"}
-        if threads is not None:
-            config["INFERENCE_NUM_THREADS"] = threads
-        core = openvino.Core()
-        core.set_property("CPU", {_HINT: _HINTS[precision]})
-        _require_hint(core.get_property("CPU", _HINT), precision)
-        network, self.output, self.cache = _compile(core, model, config, output, use_cache)
         _require_hint(network.get_property(_HINT), precision)
+        self.output = choose_output(output, [name for found in network.outputs for name in found.get_names()])
+        self.cache: CacheUse = "off" if entry is None else "hit"
         self.precision = _computed_in(network)
-        self.version = str(openvino.get_version()).split("-", maxsplit=1)[0]
+        self.version = str(facts["openvino"]).split("-", maxsplit=1)[0]
         (source,) = network.inputs
         channels = source.get_partial_shape()[1]
         self.channels: int | None = channels.get_length() if channels.is_static else None
+        self._network: openvino.CompiledModel | None = network
+        self._facts, self._entry = facts, entry
         # Two in turn: the answer of the one is looked at while the other runs.
         self._requests = itertools.cycle([network.create_infer_request() for _ in range(2)])
 
@@ -100,35 +133,41 @@ class OpenVinoEngine:
         answer: NDArray[Any] = outputs[LABELS] if self.output == "labels" else outputs[0]
         return answer
 
+    def keep(self, model_sha256: str) -> None:
+        """Put the compiled network into the user's cache, for `reopen`; nothing happens where that is not possible."""
+        if self.cache == "off" and self._network is not None:
+            key = entry_key(model_sha256, self._facts)
+            if write_entry(key, self._network.export_model().getvalue()):
+                self.cache = "made"
+
     def close(self) -> None:
         """Free the compiled network."""
         self._requests = itertools.cycle(())
+        self._network = self._entry = None
 
 
-def _compile(
-    core: openvino.Core, model: bytes, config: dict[str, object], output: Output, use_cache: bool
-) -> tuple[openvino.CompiledModel, Output, CacheUse]:
-    """Compile a model, or take from the cache what that gave before on this CPU."""
-    import openvino
-
-    key = ""
-    if use_cache:
-        key = entry_key(model, {"openvino": openvino.get_version(), "output": output, **config})
-        stored = read_entry(key)
-        if stored is not None:
-            with contextlib.suppress(RuntimeError):  # what this OpenVINO cannot read is compiled again
-                network = core.import_model(stored, "CPU", config)
-                names = [name for found in network.outputs for name in found.get_names()]
-                return network, choose_output(output, names), "hit"
-    graph = core.read_model(model)
-    kept = _keep_output(graph, output)
-    network = core.compile_model(graph, "CPU", config)
-    made = use_cache and write_entry(key, network.export_model().getvalue())
-    return network, kept, "made" if made else "off"
+def _open_core(precision: Precision, device: str, threads: int | None) -> tuple[openvino.Core, dict[str, object]]:
+    """OpenVINO, and how it shall compile."""
+    if device != "cpu" or precision not in _HINTS:
+        raise UsageError(
+            f"expected openvino on the cpu in {', '.join(_HINTS)}, got {device} in {precision}",
+            hint="choose another runtime",
+        )
+    config: dict[str, object] = {_HINT: _HINTS[precision], "PERFORMANCE_HINT": "LATENCY"}
+    if threads is not None:
+        config["INFERENCE_NUM_THREADS"] = threads
+    core = import_openvino().Core()
+    core.set_property("CPU", {_HINT: _HINTS[precision]})
+    _require_hint(core.get_property("CPU", _HINT), precision)
+    return core, config
 
 
-def _keep_output(graph: openvino.Model, asked: Output) -> Output:
-    """Drop the outputs that are not wanted, so that they are not computed; return what is left."""
+def _facts(config: Mapping[str, object], output: Output) -> dict[str, object]:
+    return {"openvino": import_openvino().get_version(), "output": output, **config}
+
+
+def _keep_output(graph: openvino.Model, asked: Output) -> None:
+    """Drop the outputs that are not wanted, so that they are not computed."""
     names = [next(iter(found.get_names()), "") for found in graph.outputs]
     kept = choose_output(asked, names)
     wanted = [LABELS, MEAN_LOGIT] if kept == "labels" else names[:1]
@@ -136,7 +175,6 @@ def _keep_output(graph: openvino.Model, asked: Output) -> Output:
     for name, result in results.items():
         if name not in wanted:
             graph.remove_result(result)
-    return kept
 
 
 def _require_hint(found: openvino.Type, precision: Precision) -> None:

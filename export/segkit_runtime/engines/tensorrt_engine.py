@@ -148,6 +148,9 @@ class TensorRTEngine:
         """The kernels that TensorRT for RTX compiled so far, for the next start on this GPU; None where it has none."""
         return None if self._cache is None else bytes(self._cache.serialize())
 
+    def keep(self, model_sha256: str) -> None:
+        """Keep nothing: the engine is in the bundle."""
+
     def close(self) -> None:
         """Free the device. Logits that were returned stay readable."""
         self._source = np.empty(0, np.float32)

@@ -1,0 +1,39 @@
+"""OpenVINO's module, imported so that nothing is sent anywhere."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+from typing import Any
+
+_CONVERTER = "openvino.tools.ovc"
+
+
+def import_openvino() -> ModuleType:
+    """Import OpenVINO without its model converter, which segkit has no use for.
+
+    By itself `import openvino` imports the converter too. That takes two thirds of the time, tells OpenVINO's makers of
+    each import over the network, and keeps a number for this user in ~/intel. OpenVINO goes on where the converter is
+    missing. Who asks for `openvino.convert_model` later gets it, with all that it does.
+    """
+    known = sys.modules.get("openvino")
+    if known is not None:
+        return known
+    absent: Any = None
+    sys.modules[_CONVERTER] = absent  # importing it fails
+    try:
+        import openvino
+    finally:
+        del sys.modules[_CONVERTER]
+    if not hasattr(openvino, "convert_model"):
+        openvino.__getattr__ = _on_demand
+    module: ModuleType = openvino
+    return module
+
+
+def _on_demand(name: str) -> Any:
+    if name == "convert_model":
+        return importlib.import_module(_CONVERTER).convert_model
+    msg = f"module 'openvino' has no attribute {name!r}"
+    raise AttributeError(msg)
