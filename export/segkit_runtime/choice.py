@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
@@ -61,7 +62,7 @@ class Opened:
         engine: the engine.
         way: how it runs.
         selfchecked: whether it passed the bundle's self-check.
-        patches: the sizes of tiles that it may be run with: those that it was proven on.
+        patches: the sizes of tiles that it may be run with: those that it was proven on and that fit the budget.
         warnings: the ways that come before it and cannot be taken here, each with the reason.
     """
 
@@ -214,9 +215,8 @@ def _take(bundle: Bundle, way: Way, ways: Sequence[Way], wanted: Wanted) -> Open
     way = _of_version(way, ways, engine.version)
     try:
         selfchecked = _check(bundle, way, engine, wanted.selfcheck)
-        _require_fit(bundle, engine, wanted.budget_bytes)
-        others = (tiles.patch for tiles in way.proof.tiles if tiles.proven)
-        return Opened(engine, way, selfchecked, (bundle.manifest.inference.patch, *others))
+        patches = _fitting_patches(bundle, engine, way.proof, wanted.budget_bytes)
+        return Opened(engine, way, selfchecked, patches)
     except BaseException as error:
         engine.close()
         if isinstance(error, BundleError) or not isinstance(error, SegkitError):
@@ -245,24 +245,39 @@ def _check(bundle: Bundle, way: Way, engine: RuntimeEngine, selfcheck: bool | Li
     return True
 
 
-def _require_fit(bundle: Bundle, engine: RuntimeEngine, budget_bytes: int | None) -> None:
-    """Run an empty patch, and refuse an engine that holds more after it than the budget.
+def _fitting_patches(bundle: Bundle, engine: RuntimeEngine, proof: Proof, budget_bytes: int | None) -> tuple[Size, ...]:
+    """The sizes of tiles that an engine was proven on, without those that would not fit the budget.
+
+    The smallest is run, on nothing, and then each larger one that would fit if memory grew with its voxels.
 
     Raises:
-        SegkitError: it does, or it fails.
+        SegkitError: the engine holds more than the budget with the smallest, or it fails.
     """
-    if budget_bytes is None:
-        return
     manifest = bundle.manifest
-    shape = (engine.batch, manifest.channels, *manifest.inference.patch)
-    CheckedEngine(engine, len(manifest.labels)).run(np.zeros(shape, np.float32))
-    held = held_bytes() or 0
-    if held > budget_bytes:
+    proven = (manifest.inference.patch, *(tiles.patch for tiles in proof.tiles if tiles.proven))
+    if budget_bytes is None:
+        return proven
+    checked = CheckedEngine(engine, len(manifest.labels))
+    fitting: list[Size] = []
+    before = held = held_bytes() or 0
+    voxel_bytes = 4 * engine.batch * (manifest.channels + len(manifest.labels))  # of what goes in and comes out
+    for patch in sorted(proven, key=math.prod):
+        voxels = math.prod(patch)
+        grown = max(voxels * voxel_bytes, (held - before) * voxels / math.prod(fitting[-1])) if fitting else 0
+        if before + grown > budget_bytes:
+            break
+        checked.run(np.zeros((engine.batch, manifest.channels, *patch), np.float32))
+        held = held_bytes() or 0
+        if held > budget_bytes:
+            break
+        fitting.append(patch)
+    if not fitting:
         raise UsageError(
             f"expected a network that runs within {budget_bytes / 2**20:,.0f} MiB, {engine.runtime} in "
             f"{engine.precision} holds {held / 2**20:,.0f} MiB before any volume is read",
-            hint="raise the budget, or export the bundle with a smaller patch",
+            hint="raise the budget, or export the bundle with a smaller patch or --also-patch",
         )
+    return tuple(patch for patch in proven if patch in fitting)
 
 
 def _each_once(ways: Iterable[Way]) -> list[Way]:

@@ -13,12 +13,13 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from segkit.cards import Size
 from segkit.errors import OutputExists, UsageError
 from segkit.files import cannot_write, write_bytes
 from segkit.nifti import read_volume, require_nifti_name, write_volume
 from segkit.volume import Volume
 
-REPORT_SCHEMA = 3
+REPORT_SCHEMA = 4
 """The version of the report's fields; 2 added `model`, `selfcheck` and who signed the bundle; 3 added
 what the engine gave and whether it was cached, the tiles that were left out, the parts of the time, the time of
 writing, and the memory that was predicted."""
@@ -36,6 +37,7 @@ class Result:
         timings_s: stage -> seconds, one after the other: load, read, infer, restore.
         infer_parts_s: where the time of "infer" went: "cut" patches, "network", "join" its answers. The first and the
             last go on while the network runs, so together they are more than "infer".
+        patch: size (x, y, z) of the tiles in voxels.
         tiles: patches that were run.
         tiles_skipped: patches of the volume that were left out, since nothing but zero is in them.
         runtime: name of the runtime that ran them.
@@ -65,6 +67,7 @@ class Result:
     volumes_ml: Mapping[str, float]
     timings_s: Mapping[str, float]
     infer_parts_s: Mapping[str, float]
+    patch: Size
     tiles: int
     tiles_skipped: int
     runtime: str
@@ -119,6 +122,7 @@ class Result:
             "labels": dict(self.codes),
             "volumes_ml": {name: round(value, 6) for name, value in self.volumes_ml.items()},
             "voxels_sha256": _hash_in_file_order(grid.data),
+            "patch": list(self.patch),
             "tiles": self.tiles,
             "tiles_skipped": self.tiles_skipped,
             "timings_s": {stage: round(seconds, 4) for stage, seconds in timings_s.items()},

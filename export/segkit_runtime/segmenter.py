@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from segkit.cards import Size
 from segkit.errors import BundleError, UsageError
 from segkit.inference import Spent, Tiling, run_plan
 from segkit.memory import held_bytes, peak_mib
@@ -130,14 +131,14 @@ class Segmenter:
         manifest = self.bundle.manifest
         watch = _Stopwatch(load=self._load_seconds)
         files = {name: Path(file) for name, file in images.items()}
-        predicted = self._predict(files)
+        patches, predicted = self._fitting_patches(files.values())
         with watch.stage("read"):
             head = read_head(files, manifest)
         spent = Spent()
         with watch.stage("infer"):
             rule = manifest.inference
             tiling = Tiling(rule.patch, rule.overlap, rule.blending)
-            tiles = plan_cheapest(head.mask, self._opened.patches, tiling.overlap)
+            tiles = plan_cheapest(head.mask, patches, tiling.overlap)
             engine = CheckedEngine(self.engine, len(manifest.labels))
             labels = run_plan(
                 engine, head.channels, head.mask, tiles, tiling, progress or (lambda done, total: None), spent
@@ -155,6 +156,7 @@ class Segmenter:
             volumes_ml={name: int(counts[i]) * labelled.voxel_ml for i, name in enumerate(names) if i > 0},
             timings_s=watch.seconds,
             infer_parts_s=asdict(spent),
+            patch=tiles.patch,
             tiles=len(tiles.tiles),
             tiles_skipped=count_tiles(head.mask.shape, tiles.patch, tiling.overlap) - len(tiles.tiles),
             runtime=self.engine.runtime,
@@ -177,24 +179,26 @@ class Segmenter:
             predicted_peak_mib=predicted,
         )
 
-    def _predict(self, files: Mapping[str, Path]) -> float | None:
-        """The memory in MiB that a volume will have taken at most, where there is a budget that it must keep to.
+    def _fitting_patches(self, files: Iterable[Path]) -> tuple[tuple[Size, ...], float | None]:
+        """The sizes of tiles with which a volume keeps to the budget, and the most memory in MiB it will have taken.
 
         Raises:
-            UsageError: it does not.
+            UsageError: there is a budget and none does.
         """
+        patches = self._opened.patches
         if self.budget_bytes is None:
-            return None
-        largest = max(self._opened.patches, key=math.prod)
-        taken = volume_bytes(files.values(), self.bundle.manifest, largest, self.engine.batch)
-        needed = (held_bytes() or 0) + taken
-        if needed > self.budget_bytes:
+            return patches, None
+        held, manifest, files = held_bytes() or 0, self.bundle.manifest, tuple(files)
+        needed = {patch: held + volume_bytes(files, manifest, patch, self.engine.batch) for patch in patches}
+        fitting = tuple(patch for patch in patches if needed[patch] <= self.budget_bytes)
+        if not fitting:
+            least = min(needed.values())
             raise UsageError(
                 f"expected a volume that is segmented within {self.budget_bytes / 2**20:,.0f} MiB, this one takes "
-                f"{needed / 2**20:,.0f} MiB",
-                hint=f"raise the budget to {math.ceil(needed / 2**30 * 10) / 10:g}GiB, or crop the images",
+                f"{least / 2**20:,.0f} MiB",
+                hint=f"raise the budget to {math.ceil(least / 2**30 * 10) / 10:g}GiB, or crop the images",
             )
-        return round(needed / 2**20, 1)
+        return fitting, round(max(needed[patch] for patch in fitting) / 2**20, 1)
 
     def close(self) -> None:
         """Free the network; a second call does nothing."""

@@ -14,6 +14,7 @@ import pytest
 from segkit.errors import UsageError
 from segkit.memory import held_bytes
 from segkit_runtime import load
+from segkit_runtime.manifest import TileProof
 
 needs_proc = pytest.mark.skipif(held_bytes() is None, reason="needs Linux: /proc/self/status")
 
@@ -62,6 +63,26 @@ def test_a_volume_that_does_not_fit_is_refused_before_its_voxels_are_read(
         pytest.raises(UsageError, match=r"expected a volume that is segmented within .* MiB, this one takes .*GiB"),
     ):
         segmenter.segment(head)
+
+
+@needs_proc
+def test_of_the_proven_patches_those_are_taken_that_fit(
+    make_bundle: Callable, make_proof: Callable, head: dict[str, Path]
+) -> None:
+    tolerance = make_proof("openvino").tolerance
+    tiles = [
+        TileProof(patch=(side,) * 3, label_agreement=1, least_dice=1, patch_ms=1, tolerance=tolerance, proven=proven)
+        for side, proven in ((16, True), (8, False))
+    ]
+    bundle = make_bundle(
+        inference={"patch": (256, 256, 256), "overlap": 0, "blending": "constant"},
+        proofs=[make_proof("openvino", tiles=tiles)],
+    )
+    budget = held_bytes() + 100 * 2**20
+    with load(bundle, "openvino", budget=budget) as segmenter:
+        result = segmenter.segment(head)
+    assert result.report()["patch"] == [16, 16, 16]
+    assert held_bytes() < budget
 
 
 @needs_proc

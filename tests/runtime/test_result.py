@@ -131,7 +131,7 @@ class TestSave:
 class TestReport:
     def test_it_says_how_the_labels_came_about(self, result: Result, tmp_path: Path, bundle: Path) -> None:
         report = json.loads(result.save(tmp_path / "seg.nii.gz").read_text())
-        assert report["schema"] == 3
+        assert report["schema"] == 4
         assert report["bundle"] == {
             "name": "threshold",
             "id": hashlib.sha256((bundle / "manifest.json").read_bytes()).hexdigest(),
@@ -165,10 +165,10 @@ class TestReport:
     def test_its_fields_are_those_of_its_schema(self, result: Result) -> None:
         """A change here is a new REPORT_SCHEMA."""
         fields = "schema bundle intended_use runtime version device precision output engine_cache model selfcheck shape"
-        fields += " spacing_mm orientation affine labels volumes_ml voxels_sha256 tiles tiles_skipped timings_s"
+        fields += " spacing_mm orientation affine labels volumes_ml voxels_sha256 patch tiles tiles_skipped timings_s"
         fields += " infer_parts_s peak_mib predicted_peak_mib warnings"
         assert list(result.report()) == fields.split()
-        assert segkit_runtime.result.REPORT_SCHEMA == 3
+        assert segkit_runtime.result.REPORT_SCHEMA == 4
         page = (Path(__file__).parents[2] / "docs/runtime.md").read_text().partition("## The report")[2]
         assert [field for field in result.report() if f"`{field}`" not in page] == []
 
