@@ -10,6 +10,7 @@ import json
 import shlex
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from segkit.nifti import read_volume, write_volume
 from segkit.pictures import save_overlay
 from segkit.volume import Volume, require_same_grid
 from segkit_benchmarks.commands import run_segkit
+from segkit_benchmarks.demo_result import RESULT, make_report, render_markdown
+from segkit_benchmarks.machine import load_average
 
 LABELS = ("background", "CSF", "GM", "WM")
 TRAIN_SUBJECTS, TEST_SUBJECTS = 6, 2
@@ -38,7 +41,7 @@ TRAINING = (
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("out/demo"), show_default=True)
 def demo(out: Path) -> None:
     """Make phantoms, train, evaluate, export, profile, and segment the real MNI152 T1 brain."""
-    began = time.monotonic()
+    began, load = time.monotonic(), load_average()
     steps: list[dict[str, Any]] = []
 
     def segkit(arguments: str, **paths: Path) -> None:
@@ -54,7 +57,8 @@ def demo(out: Path) -> None:
     make = "data make phantom {data} --preset adult"
     segkit(f"{make} --subjects {TRAIN_SUBJECTS} --seed {TRAIN_SEED}", data=train)
     segkit(f"{make} --subjects {TEST_SUBJECTS} --seed {TEST_SEED}", data=test)
-    if (run / "config.json").is_file():
+    resumed = (run / "config.json").is_file()
+    if resumed:
         segkit("train --resume --out {run}", run=run)
     else:
         segkit(f"train --model unet3d --dataset phantom --data {{data}} --out {{run}} {TRAINING}", data=train, run=run)
@@ -69,7 +73,9 @@ def demo(out: Path) -> None:
     scores = _score_brain(out, brain, result, truth)
     segkit("report {out} --html", out=out)
     minutes = (time.monotonic() - began) / 60
-    _summarise(out, steps, scores, minutes)
+    report = make_report(out, steps, scores, minutes=minutes, load=load, resumed=resumed)
+    write_bytes(out / RESULT, (json.dumps(report, indent=1) + "\n").encode())
+    _summarise(out, report)
 
 
 def _nilearn_map(name: str) -> Volume:
@@ -105,46 +111,15 @@ def _score_brain(out: Path, brain: Path, result: Path, truth: Volume) -> dict[st
         "MNI152 T1 (real, an average of 152 heads) through the exported bundle",
         spacing_mm=image.canonical().spacing_mm,
     )
-    named = {name: round(float(score), 4) for name, score in zip(LABELS, scores, strict=True)}
-    return {**named, "foreground_mean": round(mean_dice(scores, background=False), 4)}
+    named = {name: float(score) for name, score in zip(LABELS, scores, strict=True)}
+    return {**named, "foreground_mean": mean_dice(scores, background=False)}
 
 
-def _summarise(out: Path, steps: list[dict[str, Any]], brain: dict[str, float], minutes: float) -> None:
-    phantom = json.loads((out / "run" / "scores.json").read_text())
-    manifest = json.loads((out / "unet3d.segkit" / "manifest.json").read_text())
-    profile = json.loads((out / "unet3d.profile.json").read_text())
-    facts = {
-        "held_out_phantom_dice": {**phantom["mean"], "foreground_mean": phantom["foreground_mean"]},
-        "mni152_dice_against_its_own_tissue_maps": brain,
-        "proofs": manifest["proofs"],
-        "engines": manifest["engines"],
-        "latency_p50_ms": {row["runtime"]: row.get("p50_ms", row.get("failed")) for row in profile["runtimes"]},
-        "steps": steps,
-        "minutes": round(minutes, 2),
-    }
-    write_bytes(out / "summary.json", json.dumps(facts, indent=1).encode())
+def _summarise(out: Path, report: Mapping[str, Any]) -> None:
     lines = [
         "# What the demo made",
         "",
-        f"Dice on {TEST_SUBJECTS} held-out phantoms: {_percent(facts['held_out_phantom_dice'])}",
-        f"Dice on the real MNI152 brain against its own tissue maps: {_percent(brain)}",
-        "  (an average of 152 heads, and the phantoms descend from the same maps: a picture of sense, no validation)",
-        "",
-        *(
-            f"{proof['runtime']} {proof['version']}: {'proven' if proof['proven'] else 'NOT proven'} against torch, "
-            f"logits within {proof['max_abs_logit_difference']:.1e}, "
-            f"labels agree to {100 * proof['label_agreement']:.4f} %"
-            for proof in manifest["proofs"]
-        ),
-        *(
-            f"{engine['runtime']} {engine['version']}: {engine['status']}, {engine['file']}"
-            for engine in manifest["engines"]
-        ),
-        "",
-        *(
-            f"{runtime}: " + (f"not run: {value}" if isinstance(value, str) else f"{value} ms a patch (median)")
-            for runtime, value in facts["latency_p50_ms"].items()
-        ),
+        render_markdown(report),
         "",
         "files",
         f"  {out}/run/best.safetensors      checkpoint",
@@ -155,22 +130,15 @@ def _summarise(out: Path, steps: list[dict[str, Any]], brain: dict[str, float], 
         f"  {out}/report.html               all of it as a page, with a viewer",
         f"  {out}/mni152_seg.nii.gz         segmentation of the real brain",
         f"  {out}/mni152_overlay.png        the same as a picture",
+        f"  {out}/{RESULT}                 the figures above, with the machine and the versions",
         "",
         "next",
         f"  segkit segment {out}/unet3d.segkit --modality T1=YOUR_STRIPPED_T1.nii.gz --out seg.nii.gz",
         "  segkit models show vnet",
         "  segkit export vnet --trt",
-        "",
-        f"{minutes:.1f} minutes",
     ]
     write_bytes(out / "summary.md", ("\n".join(lines) + "\n").encode())
     click.echo("\n" + "\n".join(lines))
-
-
-def _percent(scores: dict[str, Any]) -> str:
-    return ", ".join(
-        f"{name.replace('_', ' ')} {100 * score:.1f}" for name, score in scores.items() if score is not None
-    )
 
 
 if __name__ == "__main__":

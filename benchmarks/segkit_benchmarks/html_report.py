@@ -18,6 +18,7 @@ from segkit.registry import Registry
 from segkit.run import Run
 from segkit_benchmarks.html_report_parts import Column, Section, Table, text_cell
 from segkit_benchmarks.html_report_peers import peers_section
+from segkit_benchmarks.html_report_pictures import TITLE, pictures_section
 from segkit_benchmarks.html_report_plots import latency_section, memory_section, roofline_section
 from segkit_benchmarks.html_report_results import Results, TrainedRun, find_results
 from segkit_benchmarks.html_report_speed import io_section, training_section
@@ -30,6 +31,7 @@ from segkit_benchmarks.html_report_training import (
     exports_section,
     profiles_section,
 )
+from segkit_benchmarks.predictions import Predictions, predict
 from segkit_benchmarks.table1_result import Row
 from segkit_benchmarks.viewer import ERROR_COLOUR, NIIVUE_COMMAND, Scene, find_niivue, make_scene, pack_script
 
@@ -85,27 +87,31 @@ def write_html(
         raise UsageError(f"expected a file that ends with .html, got {out}", hint="name one with --out")
     results = find_results(folder)
     script = find_niivue(niivue)
-    sections = _sections(results)
     packed = pack_script(script) if script else ""
+    sections = _sections(results)
+    shown, seen = _predict(registry, results, subject, device, progress)
+    at = [section.name for section in sections].index("scores") + 1  # figures first, then what they look like
+    sections[at:at] = seen
     page = _Page(results, sections, packed)
-    room = max(_LEAST_VOLUME_BYTES, MOST_BYTES - len(page.render(None).encode()) - 400_000)
-    viewer, scene = _viewer(registry, results, subject, device, room, progress)
-    html = page.render(scene, viewer).encode()
+    scene = None
+    if shown:
+        room = max(_LEAST_VOLUME_BYTES, MOST_BYTES - len(page.render(None).encode()) - 400_000)
+        scene = make_scene(shown.found, shown.name, shown.dataset, room)
+    html = page.render(scene).encode()
     write_bytes(out, html)
-    everything = [*sections, viewer]
-    missing = {section.name: section.missing for section in everything if section.missing}
+    missing = {section.name: section.missing for section in sections if section.missing}
     if scene and not script:
         missing["viewer"] = f"NiiVue is not installed: a picture is in its place. To have it: {NIIVUE_COMMAND}"
     return Written(
         file=out,
         size_bytes=len(html),
-        sections=[section.name for section in everything if not section.missing],
+        sections=[section.name for section in sections if not section.missing],
         missing=missing,
     )
 
 
 def _sections(results: Results) -> list[Section]:
-    """All sections but the viewer, in their order."""
+    """All sections but those that show a head, in their order."""
     table = results.table1
     return [
         table1_section(table),
@@ -134,45 +140,44 @@ def _begun(run: str) -> Section:
     )
 
 
-def _viewer(
+@dataclass(frozen=True, kw_only=True)
+class _Shown:
+    """The run that the page shows a head of, and what its network makes of that head."""
+
+    name: str
+    dataset: str
+    found: Predictions
+
+
+def _predict(
     registry: Registry,
     results: Results,
     subject: str | None,
     device: str,
-    most_bytes: int,
     progress: Callable[[int, int], None],
-) -> tuple[Section, Scene | None]:
-    """The section of the viewer, with the run whose held-out Dice is best; what stands in its way is said there."""
-    title = "A head, its truth, and the prediction"
+) -> tuple[_Shown | None, list[Section]]:
+    """Run the network whose held-out Dice is best; also the sections that show it, or say what stands in its way."""
+    titles = {"viewer": "A head, its truth, and the prediction", "pictures": TITLE}
+
+    def without(why: str, command: str) -> tuple[None, list[Section]]:
+        return None, [Section(name=name, title=title, missing=why, command=command) for name, title in titles.items()]
+
     if not results.runs:
-        section = Section(
-            name="viewer",
-            title=title,
-            missing="No trained run in this folder.",
-            command="segkit train ... --out DIR/run",
-        )
-        return section, None
+        return without("No trained run in this folder.", "segkit train ... --out DIR/run")
     best = max(results.runs, key=_best_dice)
     try:
-        scene = make_scene(registry, Run.open(best.folder), best.name, subject, device, most_bytes, progress)
+        run = Run.open(best.folder)
+        found = predict(registry, run, subject, device, progress)
     except SegkitError as error:
         if subject:
             raise
-        section = Section(
-            name="viewer", title=title, missing=f"{best.name}: {error}", command="segkit report DIR --html"
-        )
-        return section, None
-    return Section(name="viewer", title=title), scene
+        return without(f"{best.name}: {error}", "segkit report DIR --html")
+    shown = _Shown(name=best.name, dataset=run.config.dataset.rpartition(":")[2], found=found)
+    return shown, [Section(name="viewer", title=titles["viewer"]), pictures_section(best.name, found)]
 
 
 def _best_dice(run: TrainedRun) -> float:
     return max(float(row["mean_dice"]) for row in run.epochs)
-
-
-def _insert(sections: list[Section], viewer: Section) -> list[Section]:
-    """The viewer stands behind the scores: figures first, then what they look like."""
-    at = [section.name for section in sections].index("scores") + 1
-    return [*sections[:at], viewer, *sections[at:]]
 
 
 class _Page:
@@ -181,24 +186,24 @@ class _Page:
     def __init__(self, results: Results, sections: list[Section], script: str) -> None:
         self.results, self.sections, self.script = results, sections, script
 
-    def render(self, scene: Scene | None, viewer: Section | None = None) -> str:
+    def render(self, scene: Scene | None) -> str:
+        """The page; without a scene, as large as it is before the volumes are known."""
         from jinja2 import Environment, PackageLoader, StrictUndefined
 
         environment = Environment(
             loader=PackageLoader("segkit_benchmarks"), autoescape=True, undefined=StrictUndefined,
             trim_blocks=True, lstrip_blocks=True,
         )  # fmt: skip
-        everything = _insert(self.sections, viewer) if viewer and scene else self.sections
-        absent = [*self.sections, *([viewer] if viewer and not scene else [])]
-        script = self.script if scene or viewer is None else ""
+        there = [section for section in self.sections if not section.missing]
+        script = self.script if "viewer" in (section.name for section in there) else ""
         folder = self.results.folder.resolve().name
         return environment.get_template("report.html.j2").render(
             title=folder,
             version=__version__,
             meta=_meta(self.results),
             glance=list(_glance(self.results)),
-            sections=[section for section in everything if not section.missing],
-            missing=_missing([section for section in absent if section.missing]),
+            sections=there,
+            missing=_missing([section for section in self.sections if section.missing]),
             column_class=_column_class,
             swatch=swatch,
             css=_asset("report.css"),

@@ -1,4 +1,4 @@
-"""What a section of the HTML report is made of: text, sortable tables and plots."""
+"""What a section of the HTML report is made of: text, sortable tables, plots and pictures."""
 
 from __future__ import annotations
 
@@ -72,7 +72,17 @@ class Figure:
     table: Table
 
 
-Block = Table | Figure
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A picture: its PNG file as base64, its size in pixels, what it shows in words, and a caption."""
+
+    png: str
+    size: tuple[int, int]
+    alt: str
+    caption: str
+
+
+Block = Table | Figure | Picture
 
 
 @dataclass(frozen=True, kw_only=True)

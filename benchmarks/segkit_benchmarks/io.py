@@ -21,6 +21,7 @@ from segkit.files import write_bytes
 from segkit.volume import format_size
 from segkit_benchmarks.machine import installed_versions
 from segkit_benchmarks.profile import describe_machine
+from segkit_benchmarks.table1_render import markdown_table
 from segkit_benchmarks.turns import Result, Side, Turn, take_turns
 
 SIZE = (256, 192, 144)
@@ -60,13 +61,14 @@ def io(rounds: int, repeats: int, quick: bool, out: Path, as_json: bool) -> None
         task = bar.add_task("reading and writing", total=len(sides) * (rounds + 1))
         results = take_turns(sides, rounds, 1, lambda name: bar.update(task, description=name, advance=1))
     report = make_report(results, out, judged=not quick)
-    report |= {"size": size, "rounds": rounds, "repeats": repeats}
-    write_bytes(out / "io.json", json.dumps(report, indent=1).encode())
+    report |= {"size": size, "rounds": rounds, "repeats": repeats, "quick": quick}
+    write_bytes(out / "io.json", (json.dumps(report, indent=1) + "\n").encode())
+    write_bytes(out / "io.md", render_markdown(report).encode())
     if as_json:
         print_json(report)
         return
     _print(report)
-    click.echo(f"\n{out / 'io.json'}")
+    click.echo(f"\n{out / 'io.json'}, {out / 'io.md'}")
 
 
 def made_up_head(size: tuple[int, int, int]) -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
@@ -199,19 +201,50 @@ def make_report(results: Mapping[str, Result], folder: Path, *, judged: bool) ->
     }
 
 
+def render_markdown(report: Mapping[str, Any]) -> str:
+    """The page of a report, such as docs/io.md."""
+    machine = report["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
+    parts = [
+        "# Reading and writing images, beside other software",
+        f"From `segkit bench io` on {machine['cpu']}, {machine['cores']} cores, {report['created'][:10]}; {versions}.",
+        "**In the quick form: whether it runs, not how fast.**" if report["quick"] else "",
+        f"An {_title(report)}. Reading means that the voxels are in memory, checked and turned to RAS as far as that "
+        "side does so; then its labels are written as uint8. Each side is in a process of its own. A figure is the "
+        f"median over {report['rounds']} rounds of the least of {report['repeats']} times. Ratios are taken round by "
+        "round, with the least and the most; beside them stands the floor that segkit is held to, where it has one.",
+        markdown_table(_lines(report)),
+        *_failures(report),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
 def _print(report: Mapping[str, Any]) -> None:
-    shown = []
+    for line in _failures(report):
+        click.echo(line)
+    print_table(_lines(report), title=_title(report))
+
+
+def _title(report: Mapping[str, Any]) -> str:
+    return f"image of {format_size(report['size'])} int16, {report['image_kb']:.0f} kB packed"
+
+
+def _failures(report: Mapping[str, Any]) -> list[str]:
+    return [f"{row['side']}: not measured: {row['failed']}" for row in report["rows"] if "failed" in row]
+
+
+def _lines(report: Mapping[str, Any]) -> list[dict[str, str]]:
+    """A line of the table for each side that was measured."""
+    lines = []
     for row in report["rows"]:
         if "failed" in row:
-            click.echo(f"{row['side']}: not measured: {row['failed']}")
             continue
-        line = {"": row["side"]}
+        line = {"side": row["side"]}
         for work in ("read", "write"):
             line[f"{work}, ms"] = f"{row[f'{work}_ms']:.1f}"
-            line["ours is faster" if work == "read" else "ours is faster "] = _ratio_text(row.get(f"{work}_ratio"))
-        line["labels, kB"] = f"{row['labels_kb']:.0f}"
-        shown.append(line)
-    print_table(shown, title=f"image of {format_size(report['size'])} int16, {report['image_kb']:.0f} kB packed")
+            line[f"segkit {work}s faster"] = _ratio_text(row.get(f"{work}_ratio"))
+        lines.append({**line, "labels, kB": f"{row['labels_kb']:.0f}", "peak, MiB": f"{row['peak_mib']:.0f}"})
+    return lines
 
 
 def _ratio_text(ratio: Mapping[str, Any] | None) -> str:

@@ -24,20 +24,20 @@ def render_markdown(table: Table1) -> str:
         "Where two figures stand in one field, ours is the first and the printed one of the thesis the second. "
         "What the thesis did not print has one. All networks have four classes; the thesis trained on a GTX 1080.",
         "## Networks",
-        _markdown([network_line(row, table) for row in table.rows]),
+        markdown_table([network_line(row, table) for row in table.rows]),
         "Layers by two rules: " + "; ".join(f"*{name}*: {rule}" for name, rule in table.layer_rules.items()) + ".",
         "## Memory of training, predicted",
         "Tensors at the peak of a step, told without running it: a lower bound, fp32, batch 1, SGD with momentum. "
         "Gradients are near zero where the peak lies at the start of the backward pass.",
-        _markdown([predicted_line(row, found) for row in table.rows for found in row.predicted]),
+        markdown_table([predicted_line(row, found) for row in table.rows for found in row.predicted]),
         "## Training, measured",
-        _markdown([training_line(row) for row in table.rows]),
+        markdown_table([training_line(row) for row in table.rows]),
         "## Speed of inference",
         _peaks(table),
-        _markdown([speed_line(row, cell) for row in table.rows for cell in row.cells]),
+        markdown_table([speed_line(row, cell) for row in table.rows for cell in row.cells]),
         "## What inference takes",
         "Process peak: with libraries; of an engine that was not run, of its build. Device: activations and weights.",
-        _markdown([cost_line(row, cell) for row in table.rows for cell in row.cells]),
+        markdown_table([cost_line(row, cell) for row in table.rows for cell in row.cells]),
         "## Where ours and the printed figures differ",
         _reasons(table),
     ]
@@ -135,7 +135,8 @@ def _reasons(table: Table1) -> str:
     )
 
 
-def _markdown(lines: Sequence[Line]) -> str:
+def markdown_table(lines: Sequence[Line]) -> str:
+    """A table in Markdown; its columns are the keys of all lines, and a dash stands for None."""
     if not lines:
         return "Nothing yet."
     columns = list(dict.fromkeys(key for line in lines for key in line))

@@ -11,7 +11,7 @@ import base64
 import gzip
 import hashlib
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,15 +21,12 @@ from numpy.typing import NDArray
 
 from segkit.dataset import IGNORE
 from segkit.errors import DataError, UsageError
-from segkit.inference import Tiling, segment_volume
 from segkit.metrics import confusion_matrix, dice
 from segkit.patches import bounding_box
 from segkit.pictures import AXIAL, CORONAL, SAGITTAL, class_colour, cut, grey_window, save_panels
-from segkit.registry import Registry
-from segkit.run import Run
 from segkit.volume import format_size
 from segkit_benchmarks.figures import Head
-from segkit_benchmarks.report import open_head
+from segkit_benchmarks.predictions import Predictions
 
 NIIVUE_VERSION = "0.69.0"
 NIIVUE_SHA256 = "47b896b77ec4a5be3ef1949c33ad393b6f45629921f326c279000bcf51bdb4af"
@@ -98,36 +95,16 @@ def pack_script(script: Path) -> str:
     return _base64(gzip.compress(script.read_bytes(), 9, mtime=0))
 
 
-def make_scene(
-    registry: Registry,
-    run: Run,
-    name: str,
-    subject: str | None,
-    device: str,
-    most_bytes: int,
-    progress: Callable[[int, int], None],
-) -> Scene:
-    """Segment a labelled subject with a run's network.
+def make_scene(found: Predictions, name: str, dataset: str, most_bytes: int) -> Scene:
+    """Pack a head and its labels for the page.
 
     Args:
-        registry: finds the network and the data set.
-        run: a trained run.
-        name: what the report calls it.
-        subject: its id, or None for the first that was held out.
-        device: where torch runs.
+        found: what the network of a run made of the head.
+        name: what the report calls the run.
+        dataset: where the head is from.
         most_bytes: what the volumes may take in the page; voxels are left out until they fit.
-        progress: called with the number of tiles that are done, and of all.
-
-    Raises:
-        DataError: the run has no weights, or its data are not where they were.
-        UnknownName: there is no such labelled subject.
     """
-    from segkit.inference.torch_engine import TorchEngine
-
-    config = run.config
-    head = open_head(registry, run, subject or config.held_out_subjects[0])
-    engine = TorchEngine(run.build_network(registry), device=device)
-    labels = segment_volume(engine, head.images, head.mask, Tiling(config.patch, config.overlap), progress)
+    head, labels = found.head, found.labels
     scores = dice(confusion_matrix(head.truth, labels, len(head.classes)))
     named = zip(head.classes[1:], scores[1:], strict=True)
     written = ", ".join(f"{one} {100 * score:.1f}" for one, score in named if np.isfinite(score))
@@ -136,7 +113,7 @@ def make_scene(
     png = _picture(head, labels)
     return Scene(
         title=head.title,
-        caption=f"{head.modality} of {head.title}, {config.dataset.rpartition(':')[2]}, through the network of {name}. "
+        caption=f"{head.modality} of {head.title}, {dataset}, through the network of {name}. "
         f"Dice, %: {written}. Voxels of {format_size([round(side, 2) for side in spacing_mm])} mm.{shown}",
         volumes=volumes,
         classes=[(one, class_colour(index)) for index, one in enumerate(head.classes) if index],

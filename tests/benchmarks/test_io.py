@@ -107,5 +107,24 @@ def test_the_command_prints_a_table_and_keeps_the_figures(run: Callable[..., str
     assert kept["size"] == [32, 24, 18]
 
 
+def test_the_page_beside_the_figures_has_every_side_and_says_that_the_run_was_quick(
+    run: Callable[..., str], tmp_path: Path
+) -> None:
+    run()
+    page = (tmp_path / "out" / "io.md").read_text()
+    kept = json.loads((tmp_path / "out" / "io.json").read_text())
+    assert page == io.render_markdown(kept)
+    assert "In the quick form" in page
+    assert all(f"| {row['side']} | {row['read_ms']:.1f} |" in page for row in kept["rows"])
+
+
+def test_the_page_has_verdicts_and_says_why_a_side_was_not_measured(tmp_path: Path) -> None:
+    report = io.make_report(results((10, 4), (14, 8), tmp_path), tmp_path, judged=True)
+    page = io.render_markdown({**report, "size": io.SIZE, "rounds": 3, "repeats": 5, "quick": False})
+    assert "| SimpleITK | 14.0 | 1.4 x (1.4 to 1.4), NOT MET: 1.5 | 8.0 | 2.0 x (2.0 to 2.0) |" in page
+    assert "MONAI: not measured: ImportError: no" in page
+    assert "quick" not in page
+
+
 def test_json_is_what_is_kept(run: Callable[..., str], tmp_path: Path) -> None:
     assert json.loads(run("--json")) == json.loads((tmp_path / "out" / "io.json").read_text())

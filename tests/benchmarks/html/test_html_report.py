@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import io
 import itertools
 import json
 import re
@@ -14,11 +15,14 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from PIL import Image
 
 from segkit import Registry
 from segkit.errors import DataError, UnknownName, UsageError
 from segkit.run import Run
 from segkit_benchmarks.html_report import MOST_BYTES
+from segkit_benchmarks.html_report_pictures import shrink
+from segkit_benchmarks.predictions import predict
 from segkit_benchmarks.table1_result import Table1
 from segkit_benchmarks.viewer import NIIVUE_COMMAND, NIIVUE_VERSION, make_scene
 
@@ -26,7 +30,7 @@ Segkit = Callable[..., str]
 
 ROOT = Path(__file__).parents[3]
 SECTIONS = ["table1", "latency", "memory", "roofline", "peers", "training", "io", "dsc", "scores", "viewer"]
-SECTIONS += ["curves", "exports", "profiles"]
+SECTIONS += ["pictures", "curves", "exports", "profiles"]
 
 TEXT = ("ink", "muted", "accent", "good", "bad")
 MARKS = ("focus", "strong-rule", *(f"s{number}" for number in range(1, 7)))
@@ -152,14 +156,47 @@ def test_the_viewer_holds_the_head_its_truth_what_the_network_gave_and_their_dif
 
 
 def test_volumes_that_are_too_large_lose_voxels_and_the_caption_says_so(results: Path, registry: Registry) -> None:
-    run = Run.open(results / "run")
-    whole, small = (
-        make_scene(registry, run, "run", None, "cpu", most_bytes, lambda done, total: None)
-        for most_bytes in (10**6, 8000)
-    )
+    found = predict(registry, Run.open(results / "run"))
+    whole, small = (make_scene(found, "run", "fake", most_bytes) for most_bytes in (10**6, 8000))
     assert "is shown" not in whole.caption
     assert re.search(r"Of \d voxels in a row, one is shown", small.caption)
     assert sum(len(text) for _, text in small.volumes) <= 8000 < sum(len(text) for _, text in whole.volumes)
+
+
+def test_figures_70_to_73_are_those_that_the_png_report_draws(
+    segkit: Segkit, results: Path, page: str, tmp_path: Path
+) -> None:
+    drawn = json.loads(segkit("report", results / "run", "--out", tmp_path, "--device", "cpu", "--json"))["figures"][2:]
+    section = re.search('<section id="pictures".*?</section>', page, re.DOTALL)
+    assert section is not None
+    shown = re.findall(
+        r'<img src="data:image/png;base64,([^"]+)" width="(\d+)" height="(\d+)" alt="([^"]+)".*?'
+        r"<figcaption[^>]*>As figure (\d+) of the thesis, ([^<]+)<",
+        section[0],
+        re.DOTALL,
+    )
+    assert [int(number) for *_, number, _ in shown] == [70, 71, 72, 73]
+    for one, (png, width, height, alt, _, caption) in zip(drawn, shown, strict=True):
+        assert alt == f"ball-1 (held out): {one['shows']}"
+        theirs = np.asarray(Image.open(tmp_path / one["file"]).convert("RGB")).astype(int)
+        ours = np.asarray(Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")).astype(int)
+        assert ours.shape == theirs.shape == (int(height), int(width), 3)
+        assert np.abs(ours - theirs).mean() < 3  # 256 colours
+        wrong = one.get("combined", one).get("wrong_percent")
+        assert wrong is None or f"{wrong:g} %" in caption
+    assert f"ball {drawn[0]['maxima']['ball']['logit']:.3g}" in shown[0][-1]
+    assert f"Dice of the volume, %: ball {drawn[1]['dice_of_volume']['ball']:.1f}." in shown[1][-1]
+
+
+def test_a_picture_that_takes_too_much_of_the_page_is_made_smaller() -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (120, 200, 3), np.uint8)
+    whole = io.BytesIO()
+    Image.fromarray(noise).save(whole, "PNG")
+    png, size = shrink(whole.getvalue(), 10_000)
+    assert len(png) <= 10_000
+    assert Image.open(io.BytesIO(png)).size == size
+    assert size[0] / size[1] == pytest.approx(200 / 120, rel=0.05)
+    assert shrink(whole.getvalue())[1] == (200, 120)
 
 
 def test_a_folder_that_holds_little_says_what_makes_the_rest(
@@ -265,4 +302,5 @@ def test_a_run_whose_data_are_gone_keeps_its_curves_and_says_why_there_is_no_vie
         (run / name).write_bytes((results / "run" / name).read_bytes())
     said = json.loads(segkit("report", tmp_path, "--html", "--device", "cpu", "--json"))
     assert said["sections"] == ["curves"]
-    assert said["missing"]["viewer"].startswith("run: expected")
+    for name in ("viewer", "pictures"):
+        assert said["missing"][name].startswith("run: expected")

@@ -201,6 +201,15 @@ def test_who_wants_no_motion_gets_none_and_the_keyboard_shows_where_it_is(open_p
     assert (skip.bounding_box() or {}).get("x") == 0
 
 
+def test_every_picture_is_drawn_and_on_a_phone_it_is_scrolled_where_it_stands(open_page: Open) -> None:
+    page = open_page(360, 740, has_touch=True, is_mobile=True)
+    pictures = page.locator("#pictures img")
+    assert pictures.count() == 4
+    for picture in pictures.all():
+        assert picture.evaluate("async (image) => { await image.decode(); return image.naturalWidth; }") > 400
+        assert picture.evaluate("(image) => image.parentElement.scrollWidth > image.parentElement.clientWidth")
+
+
 def test_on_paper_all_notes_are_open_and_nothing_is_cut_off(open_page: Open) -> None:
     page = open_page()
     page.emulate_media(media="print")
