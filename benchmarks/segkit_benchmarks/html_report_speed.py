@@ -45,8 +45,8 @@ def training_section(files: Sequence[TrainingFile]) -> Section:
             command="segkit bench training --out DIR",
         )
     lead = (
-        "Patches are drawn by one thread in batches of one. Each side runs in a process of its own; ratios are taken "
-        "round by round, and lines span the least and the most of the rounds."
+        "Patches are drawn in batches of one, and by one thread where nothing else is said. Each side runs in a "
+        "process of its own; ratios are taken round by round, and lines span the least and the most of the rounds."
     )
     blocks = [block for number, file in enumerate(files, start=1) for block in _training(f"training-{number}", file)]
     return Section(name="training", title=title, lead=lead, blocks=blocks)

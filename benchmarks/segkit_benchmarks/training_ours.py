@@ -24,9 +24,10 @@ MODALITIES = ("T1", "T2")
 PREPROCESSING: Mapping[str, Any] = {"background": "zero"}
 """No channel for the mask: the others have none."""
 
-PLAIN = "segkit"
-WAYS = {PLAIN: 0, "segkit, 1 thread ahead": 1, "segkit, 2 threads ahead": 2}
-"""Ways to draw: when a patch is asked for, or in threads meanwhile."""
+PLAIN, DEFAULT = "segkit", "segkit, 1 thread ahead"
+WAYS = {PLAIN: 0, DEFAULT: 1, "segkit, 2 threads ahead": 2}
+"""Ways to draw: when a patch is asked for, or in threads meanwhile. `segkit train` has one thread ahead by default, so
+that is the way that is held against floors."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +84,10 @@ def rate(batches: Iterator[Any], seconds: float, patches: int = 1) -> float:
 def patches(turn: Turn, registry: Registry, data: Path, store: Path, sizes: Sequence[Size], seconds: float) -> None:
     """Draw patches, plain and ahead: before all the store is made; in each round it is opened anew."""
     import segkit.store  # noqa: F401 - what follows times no import
+    from segkit.memory import keep_freed_memory
     from segkit.training.batches import ahead
 
+    keep_freed_memory()  # as a training on a CPU does
     registry.build("sampler", "nonempty")
 
     def first(size: Size) -> float:

@@ -19,10 +19,11 @@ from segkit_benchmarks.turns import Result
 Report = dict[str, Any]
 
 FLOORS = {
-    (ours.PLAIN, peers.MONAI_TUNED): (3.0, 50.0),
-    (ours.PLAIN, peers.NNUNET): (1.7, 12.0),
+    (ours.DEFAULT, peers.MONAI_TUNED): (3.0, 50.0),
+    (ours.DEFAULT, peers.MONAI_WORKERS): (3.0, 50.0),
+    (ours.DEFAULT, peers.NNUNET): (1.7, 12.0),
 }
-"""How many times as many large and small patches a second as a peer we want to draw."""
+"""How many times as many large and small patches a second as a peer we want to draw, as `segkit train` does."""
 
 FIRST_PATCH_SECONDS = 0.1
 """The longest that the first patch of a prepared store may take."""
@@ -115,9 +116,9 @@ def print_report(report: Report) -> None:
 
 def _print_patches(rows: Sequence[Report], ratios: Sequence[Report]) -> None:
     measured = [row for row in rows if "failed" not in row]
-    print_table([_patch_line(row, ratios) for row in measured], title="patches, one thread, batch 1")
+    print_table([_patch_line(row, ratios) for row in measured], title="patches, batch 1")
     for row in measured:
-        if row["side"] == ours.PLAIN:
+        if row["side"] == ours.DEFAULT:
             taken = row["seconds"]["first_patch_seconds"]
             met = "met" if taken < FIRST_PATCH_SECONDS else "missed"
             click.echo(f"first patch of a store: {taken:.3f} s, wanted below {FIRST_PATCH_SECONDS}: {met}")
@@ -155,8 +156,12 @@ def _patch_line(row: Report, ratios: Sequence[Report]) -> Report:
     line: Report = {"side": row["side"]}
     for size, spread in row["patches_per_second"].items():
         line[f"{size} a second"] = _text(spread)
-        line[f"segkit is x ({size})"] = next(
-            (_text(r["ratio"]) for r in ratios if (r["work"], r["ours"], r["peer"]) == (size, ours.PLAIN, row["side"])),
+        line[f"{ours.DEFAULT} is x ({size})"] = next(
+            (
+                _text(r["ratio"])
+                for r in ratios
+                if (r["work"], r["ours"], r["peer"]) == (size, ours.DEFAULT, row["side"])
+            ),
             None,
         )
     seconds = row["seconds"]

@@ -103,7 +103,8 @@ class _Process:
         self.result = Result()
         self.timeout_seconds = timeout_seconds
         self.pipe, there = context.Pipe()
-        self.process: SpawnProcess = context.Process(target=_child, args=(there, side, threads), daemon=True)
+        # Not a daemon: it may have workers of its own.
+        self.process: SpawnProcess = context.Process(target=_child, args=(there, side, threads))
         self.process.start()
         there.close()
 

@@ -1,7 +1,7 @@
 """The prepared store: what training reads. Memory-mapped arrays per subject, made once from the files.
 
 STORE/SUBJECT-KEY/
-  images.npy      (C, X, Y, Z) float32, preprocessed
+  images.npy      (X, Y, Z, C) float32, preprocessed
   label.npy       (X, Y, Z) uint8 class indices, 255 = ignored
   mask.npy        (X, Y, Z) bool, voxels where any modality is not zero
   nonempty.npy    (N,) int64 flat indices of the voxels that are neither background nor ignored, class 1 first
@@ -10,6 +10,9 @@ STORE/SUBJECT-KEY/
 
 KEY is a hash of all that the arrays depend on: the content of the files, the modalities, the preprocessing, the labels.
 So two ways to prepare a subject live side by side, and data that were moved are not prepared again.
+
+The channels of a voxel lie side by side: a patch of 28^3 with two of them is then cut in three quarters of the time,
+and lies as convolutions want it.
 """
 
 from __future__ import annotations
@@ -38,7 +41,7 @@ from segkit.files import cannot_write, sha256_of, write_bytes
 from segkit.preprocess import Preprocessing
 from segkit.volume import require_same_grid
 
-FORMAT = 1
+FORMAT = 2
 """Of the arrays and of subject.json; a higher one makes every subject anew."""
 
 _KEY_DIGITS = 12
@@ -71,8 +74,8 @@ class PreparedSubject:
 
     @cached_property
     def images(self) -> NDArray[np.float32]:
-        """(C, X, Y, Z) preprocessed images."""
-        return self._array("images.npy")
+        """(C, X, Y, Z) preprocessed images; the channels of a voxel lie side by side."""
+        return np.moveaxis(self._array("images.npy"), -1, 0)
 
     @cached_property
     def label(self) -> NDArray[np.uint8]:
@@ -113,7 +116,8 @@ class PreparedSubject:
         return self.nonempty[start : start + self.class_counts[class_index]]
 
     def _array(self, name: str) -> NDArray[Any]:
-        array: NDArray[Any] = np.load(self.folder / name, mmap_mode="r")
+        # Seen as a plain array: np.memmap's own indexing takes more than twice as long.
+        array: NDArray[Any] = np.load(self.folder / name, mmap_mode="r").view(np.ndarray)
         return array
 
 
@@ -201,7 +205,7 @@ def with_weight_map(subject: PreparedSubject, card: LossCard, options: Options) 
             ) from error
         _require_weights(weights, subject, card.name)
         payload = io.BytesIO()
-        np.save(payload, weights)
+        np.save(payload, np.ascontiguousarray(weights))
         write_bytes(subject.folder / file, payload.getvalue())
     return replace(subject, weights_file=file)
 
@@ -306,7 +310,7 @@ def _write_arrays(
     require_same_grid(head.volumes[0], label, modalities[0], "the label")
     nonempty = np.flatnonzero((flat > 0) & (flat != IGNORE))
     arrays = {
-        "images": head.images,
+        "images": np.stack(list(head.images), axis=-1),
         "label": label.data,
         "mask": np.ascontiguousarray(head.mask),
         "nonempty": nonempty[np.argsort(flat[nonempty], kind="stable")].astype(np.int64),

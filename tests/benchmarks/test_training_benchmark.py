@@ -14,7 +14,7 @@ from segkit.cli import cli
 from segkit.errors import UsageError
 from segkit.registry import Registry
 from segkit.volume import format_size
-from segkit_benchmarks import training, training_ours, training_peers
+from segkit_benchmarks import training, training_ours, training_peers, training_report
 from segkit_benchmarks.training_ours import Net
 from segkit_benchmarks.training_report import patch_report, step_report
 from segkit_benchmarks.turns import Figures, Side, take_turns
@@ -63,7 +63,8 @@ def test_ours_draws_both_sizes_in_all_ways_and_tells_when_the_first_patch_came(
             assert min(figures[way].values()) > 0
 
 
-@pytest.mark.parametrize(("tuned", "ways"), [(False, 1), (True, 2)])
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # where there is one core
+@pytest.mark.parametrize(("tuned", "ways"), [(False, 1), (True, 3)])
 def test_monai_draws_both_sizes(registry: Registry, phantom_folder: Path, tuned: bool, ways: int) -> None:
     first, figures = play(partial(_monai, registry=registry, data=phantom_folder, tuned=tuned), 1)
     assert first["first_patch_seconds"] > 0
@@ -118,12 +119,18 @@ def test_ratios_are_taken_round_by_round_and_held_against_the_floors() -> None:
         "broken": Handed(failed="its process ended with code -9"),
     }
     report = patch_report(results, SIZES, judged=True)
-    large, small = (ratio for ratio in report["ratios"] if ratio["ours"] == training_ours.PLAIN)
+    large, small = (ratio for ratio in report["ratios"] if ratio["ours"] == training_ours.DEFAULT)
     assert large["ratio"] == {"median": 5, "least": 2, "most": 6}
     assert (large["floor"], large["met"]) == (3, True)
     assert (small["floor"], small["met"]) == (50, False)
     assert report["rows"][-1] == {"side": "broken", "failed": "its process ended with code -9"}
     assert {ratio["floor"] for ratio in patch_report(results, SIZES, judged=False)["ratios"]} == {None}
+
+
+def test_floors_are_for_the_way_that_a_training_draws_by_default() -> None:
+    workers = next(param for param in cli.get_command(None, "train").params if param.name == "workers")
+    assert training_ours.WAYS[training_ours.DEFAULT] == workers.default
+    assert {mine for mine, _ in training_report.FLOORS} == {training_ours.DEFAULT}
 
 
 def test_a_step_has_a_ratio_to_each_of_ours_that_did_not_fail() -> None:

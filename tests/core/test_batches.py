@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.random import Generator
 from numpy.typing import NDArray
 
 from segkit.cards import Size
 from segkit.dataset import IGNORE
+from segkit.errors import PluginError
 from segkit.store import PreparedSubject
 from segkit.training.batches import Batch, PatchSource, Sampler, ahead
 
@@ -25,7 +27,7 @@ def subject(seed: int = 0, order: Any = "C", weighted: bool = True) -> PreparedS
     rng = np.random.default_rng(seed)
     made = PreparedSubject(f"s{seed}", Path("nowhere"), (1.0, 1.0, 1.0), (1, 1, 1))
     made.__dict__.update(
-        images=rng.random((2, *SHAPE), np.float32),
+        images=np.moveaxis(np.array(rng.random((*SHAPE, 2), np.float32), order=order), 3, 0),
         label=rng.integers(3, size=SHAPE, dtype=np.uint8),
         weights=np.array(rng.random(SHAPE, np.float32), order=order) if weighted else None,
     )
@@ -151,9 +153,22 @@ class TestVoxels:
 
     def test_memory_mapped_arrays_give_plain_ones(self, tmp_path: Path) -> None:
         head = subject()
-        for name in ("images", "label", "weights"):
+        np.save(tmp_path / "images.npy", np.moveaxis(head.images, 0, 3))
+        for name in ("label", "weights"):
             np.save(tmp_path / f"{name}.npy", getattr(head, name))
         mapped = PreparedSubject("s0", tmp_path, (1.0, 1.0, 1.0), (1, 1, 1), "weights.npy")
         batches = [PatchSource([one], corner, (3, 4, 5), (0,)).draw(0, [0]) for one in (head, mapped)]
         assert same(*batches)
         assert type(batches[1].images) is np.ndarray
+
+    def test_they_lie_as_convolutions_want_them(self) -> None:
+        images = torch.from_numpy(source().draw(0, range(3)).images)
+        assert images.shape == (3, 2, 3, 4, 5)
+        assert images.is_contiguous(memory_format=torch.channels_last_3d)
+
+    @pytest.mark.parametrize("start", [(-1, 0, 0), (0, 5, 0), (0, 0, 3), (7, 4, 2)])
+    def test_a_corner_from_which_the_patch_would_leave_the_volume_is_refused(self, start: Size) -> None:
+        with pytest.raises(
+            PluginError, match=r"expected a corner from \(0, 0, 0\) to \(6, 4, 2\) from the sampler, got"
+        ):
+            source(sampler=lambda *_: start).draw(0, [0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import mmap
 import os
 import pickle
 import shutil
@@ -69,14 +70,23 @@ def content(subject: PreparedSubject) -> list[bytes]:
     return [np.asarray(array).tobytes() for array in (subject.images, subject.label, subject.mask, subject.nonempty)]
 
 
+def is_mapped(array: np.ndarray | None) -> bool:
+    """Whether an array is a plain one over a file that is not read before it is used."""
+    base = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    return type(array) is np.ndarray and isinstance(base, mmap.mmap)
+
+
 class TestContent:
     def test_arrays_have_the_promised_types_and_say_the_same(self, made):
         first = made()[0]
         assert first.shape == (24, 24, 24)
         assert (first.images.shape, first.images.dtype) == ((2, 24, 24, 24), np.float32)
+        assert first.images.strides == (4, 24 * 24 * 8, 24 * 8, 8)
         np.testing.assert_array_equal(first.images[1], first.mask)
         assert (first.label.dtype, first.mask.dtype, first.nonempty.dtype) == (np.uint8, bool, np.int64)
-        assert all(isinstance(a, np.memmap) for a in (first.images, first.label, first.mask, first.nonempty))
+        assert all(is_mapped(a) for a in (first.images, first.label, first.mask, first.nonempty))
         assert first.spacing_mm == (1, 1, 1)
         np.testing.assert_array_equal(first.label.ravel()[first.nonempty], 1)
         assert first.class_counts == ((first.label == 0).sum(), (first.label == 1).sum())
@@ -318,13 +328,20 @@ class TestWeightMap:
     def test_is_computed_once_and_kept_beside_the_arrays(self, subject, card):
         for _ in range(2):
             weighted = with_weight_map(subject, card, {})
-            assert isinstance(weighted.weights, np.memmap)
+            assert is_mapped(weighted.weights)
             assert weighted.weights.dtype == np.float32
             np.testing.assert_array_equal(weighted.weights, 1 + (subject.label == 1))
         assert sys.modules["weight_maps"].calls == [(1, 1, 1)]
         assert weighted.folder == subject.folder
         assert subject.weights is None
         np.testing.assert_array_equal(pickle.loads(pickle.dumps(weighted)).weights, weighted.weights)  # noqa: S301
+
+    def test_a_map_in_any_order_is_kept_in_that_of_the_other_arrays(self, subject, card):
+        maps, border = sys.modules["weight_maps"], sys.modules["weight_maps"].border
+        maps.border = lambda *arguments, **options: np.asfortranarray(border(*arguments, **options))
+        weights = with_weight_map(subject, card, {}).weights
+        assert weights.flags.c_contiguous
+        np.testing.assert_array_equal(weights, 1 + (subject.label == 1))
 
     def test_other_options_give_another_map(self, subject, card):
         assert with_weight_map(subject, card, {"factor": 5.0}).weights.max() == 5

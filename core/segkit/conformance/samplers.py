@@ -33,7 +33,7 @@ def _subject() -> Iterator[PreparedSubject]:
     label[12:20, 14:22, 8:14] = 2
     label[-3:, -3:, -3:] = 255
     mask = label > 0
-    images = np.stack([rng.standard_normal(_SHAPE, dtype=np.float32) * mask, mask.astype(np.float32)])
+    images = np.stack([rng.standard_normal(_SHAPE, dtype=np.float32) * mask, mask.astype(np.float32)], axis=-1)
     nonempty = np.concatenate([np.flatnonzero(label == index) for index in (1, 2)])
     counts = tuple(int((label == index).sum()) for index in range(3))
     with tempfile.TemporaryDirectory(prefix="segkit-check-") as name:

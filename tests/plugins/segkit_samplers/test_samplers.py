@@ -48,6 +48,7 @@ def cut(label: NDArray[np.uint8], corner: Size, patch: Size) -> NDArray[np.uint8
 
 
 @every_sampler
+@settings(deadline=None)  # a machine at work may halt any call
 @given(shape=sizes, patch=sizes, seed=st.integers(0, 10**6))
 def test_the_patch_lies_in_the_volume_and_starts_at_0_where_the_volume_is_smaller(
     name: str, shape: Size, patch: Size, seed: int
@@ -58,6 +59,7 @@ def test_the_patch_lies_in_the_volume_and_starts_at_0_where_the_volume_is_smalle
 
 
 @pytest.mark.parametrize("name", ["nonempty", "class-balanced"])
+@settings(deadline=None)  # a machine at work may halt any call
 @given(shape=sizes, patch=sizes, seed=st.integers(0, 10**6))
 def test_the_patch_contains_a_labelled_voxel(name: str, shape: Size, patch: Size, seed: int) -> None:
     head = sparse(shape, seed)
@@ -78,6 +80,7 @@ def test_patches_of_28_are_found_in_a_head_with_one_labelled_voxel(name: str) ->
 
 
 @every_sampler
+@settings(deadline=None)
 @given(seed=st.integers(0, 10**6))
 def test_the_same_state_gives_the_same_corners(name: str, seed: int) -> None:
     head = sparse((9, 8, 7), seed)
