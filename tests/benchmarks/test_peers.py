@@ -17,14 +17,16 @@ from click.testing import CliRunner
 from segkit import Registry
 from segkit.errors import MissingExtra, SegkitError, UsageError
 from segkit.extras import is_installed
-from segkit_benchmarks.peers import command, contenders, page, prepare, programs, report, sides, work
+from segkit_benchmarks.peers import bench, command, contenders, page, prepare, programs, report, sides, work
 from segkit_benchmarks.peers.report import EQUAL
 from segkit_benchmarks.peers.work import Case, Net, Task, Work
 from segkit_benchmarks.turns import Figures, Result, take_turns
 
 ROOT = Path(__file__).parents[2]
 PLAIN, STRIPPED, BLENDED = Case("dense", 0), Case("stripped", 0), Case("dense", 0.5)
-NET = Net(model="unet3d-residual", options={"width": 2}, channels=2, patch=(32, 32, 16), cases=(PLAIN,))
+NET = Net(model="unet3d-residual", options={"width": 2}, channels=2, patch=(16, 32, 32), cases=(PLAIN,))
+CHECK = (16, 32, 64)
+EVERYWHERE = np.ones(CHECK, bool)
 
 
 class Over(Exception):
@@ -47,17 +49,17 @@ def rounds_of(side: Callable[..., None], rounds: int) -> list[Figures]:
 
 @pytest.fixture(scope="module")
 def folder(registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A head of 64x48x36 of which a ball is brain, as a side of the benchmark would find it."""
+    """A head of 36x48x64 of which a ball is brain, as a side of the benchmark would find it."""
     folder = tmp_path_factory.mktemp("peers")
     rng = np.random.default_rng(0)
-    shape = (64, 48, 36)
+    shape = (36, 48, 64)
     x, y, z = np.ogrid[: shape[0], : shape[1], : shape[2]]
-    brain = (x - 40) ** 2 + (y - 20) ** 2 + (z - 18) ** 2 < 11**2
+    brain = (x - 18) ** 2 + (y - 20) ** 2 + (z - 40) ** 2 < 11**2
     for content, inside in (("dense", np.ones(shape, bool)), ("stripped", brain)):
         np.save(folder / f"{content}.npy", (rng.normal(size=(2, *shape)) * inside).astype(np.float32))
         np.save(folder / f"{content}-mask.npy", inside)
-    np.save(folder / "check.npy", rng.normal(size=(2, 64, 32, 16)).astype(np.float32))
-    np.save(folder / "check-mask.npy", np.ones((64, 32, 16), bool))
+    np.save(folder / "check.npy", rng.normal(size=(2, *CHECK)).astype(np.float32))
+    np.save(folder / "check-mask.npy", EVERYWHERE)
     return folder
 
 
@@ -65,7 +67,7 @@ def folder(registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Path
 def network(registry: Registry, folder: Path) -> Mapping[str, Any]:
     """Its weights and its ONNX file are in the folder."""
     handed: list[Figures] = []
-    prepare.network(handed.append, registry, NET, folder, bundle=False)
+    prepare.network(handed.append, registry, NET, folder, run=None)
     assert handed[0]["gflop"] > 0
     facts: Mapping[str, Any] = handed[0]["network"]
     return facts
@@ -101,7 +103,9 @@ def test_our_runtimes_label_as_a_plain_loop_does_with_as_many_patches(
     ours = run(task(PLAIN, "ours"), partial(sides.segkit, runtime=runtime, precision="fp32"))
     assert ours["patches"] == theirs["patches"] == 2 * 2 * 3
     assert ours["seconds"] > 0
-    found = report.same_labels(np.load(tmp_path / "ours.npy"), np.load(tmp_path / "torch.npy"), blended=False)
+    found = report.same_labels(
+        np.load(tmp_path / "ours.npy"), np.load(tmp_path / "torch.npy"), EVERYWHERE, blended=False
+    )
     assert found > 0.999
 
 
@@ -111,7 +115,7 @@ def test_monai_does_the_same_and_blends_the_same(task: Callable[[Case, str], Tas
         theirs = run(task(case, "monai"), sides.monai)
         assert ours["patches"] == theirs["patches"] == patches
         labels = [np.load(tmp_path / f"{name}.npy") for name in ("ours", "monai")]
-        assert report.same_labels(*labels, blended=case.overlap > 0) > 0.999
+        assert report.same_labels(*labels, EVERYWHERE, blended=case.overlap > 0) > 0.999
 
 
 def test_cropping_and_skipping_take_as_few_patches(task: Callable[[Case, str], Task]) -> None:
@@ -143,7 +147,7 @@ def test_an_optional_peer_labels_as_torch_does(
     assert result.failed is None
     run(task(case, "monai"), sides.monai)
     labels = [np.load(tmp_path / f"{one}.npy") for one in (name, "monai")]
-    assert report.same_labels(*labels, blended=case.overlap > 0) > EQUAL
+    assert report.same_labels(*labels, EVERYWHERE, blended=case.overlap > 0) > EQUAL
     assert result.rounds[0]["patches"] == (24 if case.overlap else 12)
 
 
@@ -152,9 +156,9 @@ import torch
 
 def non_overlap_padding(args, full_volume, model, criterion, kernel_dim):
     images = full_volume[:-1]
-    x = kernel_dim[0]
-    parts = [model.inference(part[None]) for part in images[:, : 2 * x, :32, :16].split(x, 1)]
-    loss, _ = criterion(torch.cat(parts, 2).cuda(), full_volume[-1:].cuda())
+    z = kernel_dim[2]
+    parts = [model.inference(part[None]) for part in images[:, :16, :32, : 2 * z].split(z, 3)]
+    loss, _ = criterion(torch.cat(parts, 4).cuda(), full_volume[-1:].cuda())
     return loss
 """
 
@@ -170,21 +174,35 @@ def test_medicalzoo_gets_our_network_and_no_cuda(task: Callable[[Case, str], Tas
     assert (result.failed, result.rounds[0]["patches"]) == (None, 2)
     run(task(PLAIN, "torch"), sides.torch_loop)
     labels = [np.load(tmp_path / f"{name}.npy") for name in ("medicalzoo", "torch")]
-    assert report.same_labels(*labels, blended=False) > 0.999
+    assert report.same_labels(*labels, EVERYWHERE, blended=False) > 0.999
 
 
 def test_labels_of_blended_tiles_are_compared_in_the_middle() -> None:
-    mine = np.zeros((64, 32, 16), np.uint8)
+    mine = np.zeros(CHECK, np.uint8)
     theirs = mine.copy()
     theirs[:, 0] = 1  # at the edge of all patches
-    assert report.same_labels(mine, theirs, blended=False) == pytest.approx(1 - 1 / 32)
-    assert report.same_labels(mine, theirs, blended=True) == 1
-    theirs[0] = 1
-    assert report.same_labels(mine, theirs, blended=True) == pytest.approx(1 - 1 / 64)
+    assert report.same_labels(mine, theirs, EVERYWHERE, blended=False) == pytest.approx(1 - 1 / 32)
+    assert report.same_labels(mine, theirs, EVERYWHERE, blended=True) == 1
+    theirs[..., 0] = 1
+    assert report.same_labels(mine, theirs, EVERYWHERE, blended=True) == pytest.approx(1 - 1 / 64)
+
+
+def test_labels_outside_the_brain_are_not_compared() -> None:
+    mine, theirs, mask = np.zeros(CHECK, np.uint8), np.ones(CHECK, np.uint8), np.zeros(CHECK, bool)
+    mask[4:12, 8:24] = True
+    theirs[4:12, 8:20] = 0
+    for blended in (False, True):
+        assert report.same_labels(mine, theirs, mask, blended=blended) == 0.75 + 0.25 * blended
 
 
 def results(**seconds: tuple[float, ...]) -> dict[str, Result]:
-    named = {"ours": work.OPENVINO, "monai": work.MONAI, "bf16": work.MONAI_BF16, "zoo": work.MEDICALZOO}
+    named = {
+        "ours": work.OPENVINO,
+        "int8": work.OPENVINO_INT8,
+        "monai": work.MONAI,
+        "bf16": work.MONAI_BF16,
+        "zoo": work.MEDICALZOO,
+    }
     return {
         named[name]: Result(rounds=[{"seconds": value, "patches": 12} for value in values], peak_mib=100 * len(name))
         for name, values in seconds.items()
@@ -194,11 +212,14 @@ def results(**seconds: tuple[float, ...]) -> dict[str, Result]:
 def judged(capabilities: list[str], labels: Mapping[str, int], folder: Path, *, quick: bool = False) -> dict[str, Any]:
     """The floors of a report of the dense volume, by peer and figure; labels of the check volume by side."""
     net = dataclasses.replace(NET, options={"width": 16})
-    found = results(ours=(1.0, 2.0), monai=(5.0, 8.0), bf16=(4.0, 20.0), zoo=(6.0, 10.0))
+    found = results(ours=(1.0, 2.0), int8=(0.5, 1.0), monai=(5.0, 8.0), bf16=(4.0, 20.0), zoo=(6.0, 10.0))
+    if work.OPENVINO_INT8 not in labels:
+        del found[work.OPENVINO_INT8]
+    np.save(folder / "check-mask.npy", EVERYWHERE)
     for side, label in labels.items():
         path = contenders.labels_path(folder, net, PLAIN, side)
         path.parent.mkdir(parents=True, exist_ok=True)
-        np.save(path, np.full((64, 32, 16), label))
+        np.save(path, np.full(CHECK, label))
     part = report.volume_report(found, {}, net, PLAIN, folder=folder, gflop=10, peak={"fp32": 100}, voxels=3_000_000)
     whole = {"volumes": [part], "machine": {"capabilities": capabilities}, "quick": quick}
     return {(floor["peer"], floor["figure"]): floor for floor in report.floors(whole) if floor["part"] == part["part"]}
@@ -226,6 +247,19 @@ def test_a_floor_that_was_set_with_amx_is_missed_only_where_there_is_amx(tmp_pat
 def test_a_speed_without_equal_answers_counts_nothing(tmp_path: Path) -> None:
     monai = judged(["amx_bf16"], {**ALIKE, work.MONAI: 2}, tmp_path)[work.MONAI, "seconds"]
     assert monai["verdict"] == "not comparable: the labels differ"
+
+
+def test_floors_are_judged_by_our_fastest_side_that_labels_as_the_peers_do(tmp_path: Path) -> None:
+    floors = judged(["avx512f"], {**ALIKE, work.OPENVINO_INT8: 1}, tmp_path)
+    for (peer, figure), ratio, verdict in (
+        ((work.MONAI, "seconds"), 9.0, "reached"),
+        ((work.MEDICALZOO, "seconds"), 11.0, "reached"),
+        ((work.MONAI, "memory"), 1.25, "not reached"),
+    ):
+        floor = floors[peer, figure]
+        assert (floor["ours"], floor["ratio"], floor["verdict"]) == (work.OPENVINO_INT8, ratio, verdict)
+    other = judged(["avx512f"], {**ALIKE, work.OPENVINO_INT8: 2}, tmp_path)
+    assert {floor["ours"] for floor in other.values()} == {work.OPENVINO}
 
 
 def test_a_quick_run_is_not_judged(tmp_path: Path) -> None:
@@ -259,9 +293,12 @@ def test_every_side_of_a_case_is_known_and_says_what_it_follows() -> None:
 
 def test_sides_that_do_not_run_say_why(network: Mapping[str, Any], tmp_path: Path) -> None:
     chosen = contenders.choose(["torch"], None, ["avx2"])
-    made, left_out = contenders.case_sides(chosen, NET, work.FULL.nets[0].cases[0], network, tmp_path, 1)
+    made, left_out = contenders.case_sides(
+        chosen, NET, work.FULL.nets[0].cases[0], network, tmp_path, 1, no_int8="its labels differ"
+    )
     assert list(made) == [work.OPENVINO, work.ONNXRUNTIME, work.TORCH]
     assert left_out[work.MONAI] == "not asked for"
+    assert left_out[work.OPENVINO_INT8] == "its labels differ"
     assert left_out[work.OPENVINO_BF16].startswith("this CPU has no instructions for bf16")
     assert left_out[work.MEDICALZOO] == "no clone of it was named (--medicalzoo)"
 
@@ -291,6 +328,27 @@ def test_a_program_is_timed_to_its_first_line_or_to_its_end(tmp_path: Path, monk
     assert times["end"] > times["line"] + 0.2
 
 
+def test_our_programs_are_named_by_what_they_say_they_ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (tmp_path / "small.py").write_text("""print('{"runtime": "openvino", "precision": "int8"}')""")
+    (tmp_path / "whole.py").write_text("""print('{"runtime": "openvino",\\n "precision": "fp32"}')""")
+    sides = {
+        f"segkit{programs.COLD}": programs.Program(words=["small"], until="line", cache=None, tells=True),
+        "segkit": programs.Program(words=["whole"], until="end", cache=tmp_path, tells=True),
+        work.TORCH: programs.Program(words=["small"], until="end", cache=tmp_path),
+    }
+    found = {
+        name: Result(rounds=rounds_of(partial(programs.repeat, program=program), 1)) for name, program in sides.items()
+    }
+    found[work.MONAI] = Result(failed="no")
+    assert list(programs.by_what_ran(found)) == [
+        f"{work.OPENVINO_INT8}{programs.COLD}",
+        work.OPENVINO,
+        work.TORCH,
+        work.MONAI,
+    ]
+
+
 def test_a_program_that_fails_says_why(tmp_path: Path) -> None:
     program = programs.Program(words=["not_there_at_all"], until="end", cache=tmp_path)
     with pytest.raises(SegkitError, match=r"its program ended with code 1: .*No module named not_there_at_all"):
@@ -300,9 +358,9 @@ def test_a_program_that_fails_says_why(tmp_path: Path) -> None:
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """One network and one case, and a phantom of 2 mm."""
-    case = Case("dense", 0, (work.OPENVINO, work.TORCH, work.TORCHIO))
+    case = Case("dense", 0, (work.OPENVINO, work.OPENVINO_INT8, work.TORCH, work.TORCHIO))
     net = dataclasses.replace(NET, cases=(case,))
-    monkeypatch.setattr(command, "QUICK", Work(nets=(net,), preset="mini", step=1))
+    monkeypatch.setattr(command, "QUICK", Work(nets=(net,), preset="mini"))
 
 
 @pytest.mark.usefixtures("tiny")
@@ -317,6 +375,8 @@ def test_the_command_measures_beside_torch_alone_and_keeps_a_page(registry: Regi
     why = "not asked for" if is_installed("torchio") else "the module 'torchio' is not installed"
     assert rows[work.TORCHIO]["failed"] == why
     assert rows[work.OPENVINO]["same_labels"] > EQUAL
+    assert rows[work.OPENVINO_INT8]["failed"] == bench.UNTRAINED
+    assert [network["run"] for network in found["networks"]] == [None]
     assert part["ratios"][0]["seconds"]["median"] > 0
     assert {row["side"] for row in found["start"]["rows"] if "failed" not in row} == {
         work.OPENVINO,

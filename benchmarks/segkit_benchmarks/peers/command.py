@@ -6,25 +6,22 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import click
 
 from segkit.cli.options import json_option
 from segkit.cli.output import print_json, progress_bar
-from segkit.errors import SegkitError, UsageError
+from segkit.errors import UsageError
 from segkit.files import write_bytes
 from segkit.registry import Registry
 from segkit_benchmarks.machine import load_average, machine_facts
-from segkit_benchmarks.peers import prepare, programs, report
-from segkit_benchmarks.peers.contenders import CONTENDERS, Chosen, case_sides, choose
+from segkit_benchmarks.peers import report
+from segkit_benchmarks.peers.bench import Bench
+from segkit_benchmarks.peers.contenders import CONTENDERS, choose
 from segkit_benchmarks.peers.page import print_report, render
-from segkit_benchmarks.peers.work import FULL, QUICK, Net, Work
-from segkit_benchmarks.turns import Result, Side, take_turns
+from segkit_benchmarks.peers.runs import match_runs
+from segkit_benchmarks.peers.work import FULL, QUICK
 
 PARTS = ("volume", "start", "run")
 
@@ -54,6 +51,15 @@ PARTS = ("volume", "start", "run")
 @click.option(
     "--medicalzoo", type=click.Path(path_type=Path, file_okay=False), help="A clone of MedicalZooPytorch, also beside."
 )
+@click.option(
+    "--run",
+    "folders",
+    type=click.Path(path_type=Path, file_okay=False),
+    multiple=True,
+    help="Take the weights of this run, trained on the phantom with --background zero; one for each network.  "
+    "[default: random weights, which cannot tell what int8 costs]",
+)
+@click.option("--mend", is_flag=True, help="Let int8 keep in fp32 the modules that carry too much error; takes long.")
 @click.option("--rounds", type=click.IntRange(1), default=2, show_default=True, help="Of all sides in turn.")
 @click.option("--threads", type=click.IntRange(1), help="Of each side.  [default: all cores]")
 @click.option("--quick", is_flag=True, help="A small head and a small network: whether it runs, not how fast.")
@@ -66,6 +72,8 @@ def peers(
     parts: tuple[str, ...],
     models: tuple[str, ...],
     medicalzoo: Path | None,
+    folders: tuple[Path, ...],
+    mend: bool,
     rounds: int,
     threads: int | None,
     quick: bool,
@@ -74,8 +82,9 @@ def peers(
 ) -> None:
     """Segment a head of 256x192x144 beside MONAI, TorchIO, nnU-Net, plain torch and the thesis' code.
 
-    All have the same random weights, and each is in a process of its own. Rounds of all sides in turn give ratios; a
-    ratio counts where the labels are the same. Results are in OUT/peers.json, and as a page in OUT/peers.md.
+    All have the same weights, and each is in a process of its own. Rounds of all sides in turn give ratios; a ratio
+    counts where the labels are the same. With trained weights (--run) segkit runs in int8 too, where its export is
+    proven in it. Results are in OUT/peers.json, and as a page in OUT/peers.md.
     """
     facts = machine_facts()
     chosen = choose(
@@ -84,12 +93,13 @@ def peers(
         facts["capabilities"],
     )
     work = QUICK if quick else FULL
+    trained = match_runs(folders, work, registry)
     found: report.Report = {
-        "schema": 1,
+        "schema": 2,
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "machine": facts,
         "load_average": load_average(),
-        "versions": chosen.versions(),
+        "versions": chosen.versions(int8=bool(trained)),
         "quick": quick,
         "rounds": rounds,
         "threads": threads or os.cpu_count() or 1,
@@ -104,6 +114,8 @@ def peers(
             registry=Registry(registry.entries, registry.switches),  # without what it has loaded
             chosen=chosen,
             work=work,
+            runs=trained,
+            mend=mend,
             folder=Path(folder),
             found=found,
             save=lambda: _write(found, out),
@@ -122,102 +134,3 @@ def _write(found: report.Report, out: Path) -> None:
     found["floors"] = report.floors(found)
     write_bytes(out / "peers.json", (json.dumps(found, indent=1) + "\n").encode())
     write_bytes(out / "peers.md", render(found).encode())
-
-
-@dataclass(frozen=True, kw_only=True)
-class Bench:
-    """Fills a report, part by part.
-
-    Attributes:
-        registry: finds networks and the phantom.
-        chosen: who takes part.
-        work: what is done.
-        folder: for all that is made on the way.
-        found: the report.
-        save: called after each part.
-        show: called with what is going on.
-    """
-
-    registry: Registry
-    chosen: Chosen
-    work: Work
-    folder: Path
-    found: report.Report
-    save: Callable[[], None]
-    show: Callable[[str], None]
-
-    def run(self, parts: tuple[str, ...], models: tuple[str, ...]) -> None:
-        """Measure parts; volumes with some of the networks."""
-        from segkit_benchmarks.training_peers import gemm
-
-        wanted = ("fp32", "bf16") if self.chosen.bf16 else ("fp32",)
-        products = self._turns({"the machine's own peak": partial(gemm, precisions=wanted)}, 3).popitem()[1].rounds
-        self.found["machine"]["gemm_gflops_per_second"] = {
-            name: max(figures[name] for figures in products) for name in wanted if products
-        }
-        self.found["volume"] = self._prepared(
-            "the head", partial(prepare.volumes, registry=self.registry, work=self.work, folder=self.folder)
-        )
-        started = [part for part in parts if part != "volume"]
-        self.found["volumes"] = []
-        for net in self.work.nets:
-            first = net is self.work.nets[0]
-            volumes = "volume" in parts and (not models or net.model in models)
-            if not (volumes or (first and started)):
-                continue
-            known = self._network(net, bundle=first and bool(started))
-            for part in started if first else ():
-                self._programs(part, net, known["network"])
-            if volumes:
-                self._volumes(net, known)
-        self.save()
-
-    def _network(self, net: Net, *, bundle: bool) -> Mapping[str, Any]:
-        side = partial(prepare.network, registry=self.registry, net=net, folder=self.folder, bundle=bundle)
-        return self._prepared(f"{net.model}: weights and ONNX", side)
-
-    def _prepared(self, name: str, side: Side) -> Mapping[str, Any]:
-        result = self._turns({name: side}, 0)[name]
-        if result.failed:
-            raise SegkitError(f"expected to prepare {name}, it failed: {result.failed}")
-        return result.first
-
-    def _volumes(self, net: Net, known: Mapping[str, Any]) -> None:
-        shape = self.found["volume"]["shape"]
-        for case in net.cases:
-            sides, left_out = case_sides(self.chosen, net, case, known["network"], self.folder, self.found["threads"])
-            results = self._turns(sides, self.found["rounds"], f"{net.model}, {case}: ")
-            self.found["volumes"].append(
-                report.volume_report(
-                    results,
-                    left_out,
-                    net,
-                    case,
-                    folder=self.folder,
-                    gflop=known["gflop"],
-                    peak=self.found["machine"]["gemm_gflops_per_second"],
-                    voxels=shape[0] * shape[1] * shape[2],
-                )
-            )
-            self.save()
-
-    def _programs(self, part: str, net: Net, network: Mapping[str, Any]) -> None:
-        make = programs.first_patches if part == "start" else programs.whole_runs
-        sides = make(self.folder, network, net, self.chosen.peers, self.found["threads"])
-        results = self._turns(sides, self.found["rounds"], f"{part}: ")
-        alike = partial(programs.agreement, self.folder) if part == "run" else lambda ours, peer: None
-        self.found[part] = report.program_report(part, results, alike)
-        self.save()
-
-    def _turns(self, sides: Mapping[str, Side], rounds: int, what: str = "") -> dict[str, Result]:
-        return take_turns(
-            sides,
-            rounds,
-            self.found["threads"],
-            lambda name: self.show(f"{what}{name}"),
-            timeout_seconds=TIMEOUT_SECONDS,
-        )
-
-
-TIMEOUT_SECONDS = 1800.0
-"""The longest that a side may prepare, or take for a volume."""

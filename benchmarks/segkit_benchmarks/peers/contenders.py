@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from segkit.errors import UsageError
 from segkit.extras import is_installed, require
@@ -17,7 +17,7 @@ from segkit_benchmarks.peers.work import Case, Net, Task
 from segkit_benchmarks.training import BF16
 from segkit_benchmarks.turns import Side
 
-OURS, MEDICALZOO = "segkit", "medicalzoo"
+MEDICALZOO = "medicalzoo"
 MODULES = {"monai": "monai", "torchio": "torchio", "nnunet": "nnunetv2", "torch": "torch"}
 """Peers by the name that `--only` takes, and their modules; beside them, "medicalzoo" is a clone."""
 
@@ -32,37 +32,45 @@ class Contender:
         who: "segkit", a name of `MODULES`, or "medicalzoo".
         module: that it needs.
         run: the side; it is told its task.
-        bf16: whether it computes in that.
+        precision: what it computes in.
         follows: what it runs, and where that is written.
     """
 
     who: str
     module: str
     run: Callable[..., None]
-    bf16: bool = False
+    precision: Literal["fp32", "bf16", "int8"] = "fp32"
     follows: str
 
 
 CONTENDERS = {
     work.OPENVINO: Contender(
-        who=OURS,
+        who=work.SEGKIT,
         module="openvino",
         run=partial(sides.segkit, runtime="openvino", precision="fp32"),
         follows="what `Segmenter.segment` does between reading and writing, in fp32: `run_plan` over an engine of "
         "`segkit_runtime`; patches where all is zero are skipped; without overlap the network gives labels",
     ),
     work.ONNXRUNTIME: Contender(
-        who=OURS,
+        who=work.SEGKIT,
         module="onnxruntime",
         run=partial(sides.segkit, runtime="onnxruntime", precision="fp32"),
         follows="the same with ONNX Runtime",
     ),
     work.OPENVINO_BF16: Contender(
-        who=OURS,
+        who=work.SEGKIT,
         module="openvino",
         run=partial(sides.segkit, runtime="openvino", precision="bf16"),
-        bf16=True,
+        precision="bf16",
         follows="the same with OpenVINO in bf16",
+    ),
+    work.OPENVINO_INT8: Contender(
+        who=work.SEGKIT,
+        module="openvino",
+        run=partial(sides.segkit, runtime="openvino", precision="int8"),
+        precision="int8",
+        follows="the same with OpenVINO in int8: the file of a bundle that `segkit export` has proven, for tiles of "
+        "this overlap, on whole held-out heads",
     ),
     work.MONAI: Contender(
         who="monai",
@@ -75,7 +83,7 @@ CONTENDERS = {
         who="monai",
         module="monai",
         run=partial(sides.monai, precision="bf16"),
-        bf16=True,
+        precision="bf16",
         follows="the same under `torch.autocast`, channels last (docs.pytorch.org, Automatic Mixed Precision)",
     ),
     work.MONAI_CROPPED: Contender(
@@ -152,16 +160,18 @@ class Chosen:
             return f"the module {contender.module!r} is not installed"
         if contender.who == MEDICALZOO and self.medicalzoo is None:
             return "no clone of it was named (--medicalzoo)"
-        if contender.who not in (OURS, *self.peers):
+        if contender.who not in (work.SEGKIT, *self.peers):
             return "not asked for"
-        if contender.bf16 and not self.bf16:
+        if contender.precision == "bf16" and not self.bf16:
             return "this CPU has no instructions for bf16, in which it would only be slower"
         return None
 
-    def versions(self) -> dict[str, str]:
-        """Of all that takes part."""
+    def versions(self, *, int8: bool) -> dict[str, str]:
+        """Of all that takes part, and of what makes int8 if that does."""
         packages = ["segkit3d", "numpy", "torch", *(MODULES[name] for name in self.peers if name in MODULES)]
         found = {name: importlib.metadata.version(name) for name in dict.fromkeys((*packages, *self.runtimes))}
+        if int8 and is_installed("nncf"):
+            found["nncf"] = importlib.metadata.version("nncf")
         return found | ({"MedicalZooPytorch": _commit(self.medicalzoo)} if self.medicalzoo else {})
 
 
@@ -199,14 +209,32 @@ def _commit(clone: Path) -> str:
 
 
 def case_sides(
-    chosen: Chosen, net: Net, case: Case, network: Mapping[str, Any], folder: Path, threads: int
+    chosen: Chosen,
+    net: Net,
+    case: Case,
+    network: Mapping[str, Any],
+    folder: Path,
+    threads: int,
+    *,
+    no_int8: str | None,
 ) -> tuple[dict[str, Side], dict[str, str]]:
-    """The sides of a case by name, and those that do not run, with the reason."""
+    """The sides of a case by name, and those that do not run, with the reason.
+
+    Args:
+        chosen: who takes part.
+        net: the network.
+        case: the case.
+        network: see `segkit_benchmarks.peers.network.load_network`.
+        folder: holds all that was prepared.
+        threads: of each side.
+        no_int8: why int8 is not proven for this network and overlap; None if it is.
+    """
     made: dict[str, Side] = {}
     left_out: dict[str, str] = {}
     for name in case.sides:
         contender = CONTENDERS[name]
-        if reason := chosen.why_not(contender):
+        reason = chosen.why_not(contender) or (no_int8 if contender.precision == "int8" else None)
+        if reason:
             left_out[name] = reason
             continue
         labels = labels_path(folder, net, case, name)

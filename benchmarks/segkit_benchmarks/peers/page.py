@@ -2,29 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import click
 
 from segkit.cli.output import print_table
 from segkit_benchmarks.peers.report import EQUAL, Report
+from segkit_benchmarks.peers.runs import how_to_train
+from segkit_benchmarks.peers.work import FULL
 
 Rows = list[dict[str, Any]]
 
 _READING = """\
-Every side has the same random weights and the same normalised head in memory, and is in a process of its own with the
-same number of threads. A round is one volume of each side in turn; a figure is the median of the rounds, with the least
-and the most. Ratios are taken round by round: how many times as long a peer takes as segkit.
+Every side has the same weights and the same normalised head in memory, and is in a process of its own with the same
+number of threads. A round is one volume of each side in turn; a figure is the median of the rounds, with the least and
+the most. Ratios are taken round by round: how many times as long a peer takes as segkit.
 
-*Labels* are compared on a volume of two patches, on which all tile alike; where tiles are blended, in the middle of the
-patches, since towards the edges each side keeps the weights of its Gaussian from zero in its own way. A ratio counts
-where at least {equal:.0%} of these voxels have the same label: random weights leave logits close together, so that some
-fall either way. MedicalZoo's code puts voxels in wrong places; its time is compared all the same.
+*Labels* are compared {check}.
+Where tiles are blended, they are compared in the middle of the patches, since towards the edges each side keeps the
+weights of its Gaussian from zero in its own way. A ratio counts where at least {equal:.0%} of these voxels have the
+same label: where logits lie close together, as those of random weights do, some fall either way. MedicalZoo's code puts
+voxels in wrong places; its time is compared all the same.
 
 Peak memory is the largest resident memory of a process, libraries included. Stripped heads are given to the peers
 whole, and cropped where they have a call for that. Floors of whole volumes were set on a CPU that computes in bf16 with
 AMX; one that is missed on another CPU is not comparable, and the ratio in fp32 is what counts there."""
+
+
+_RUNS = """\
+With random weights nobody can tell what less precision costs. `--run RUN`, once for each network, gives all sides the
+weights of a run, and segkit runs in int8 too if its export is proven: the labels of a whole held-out head, and the Dice
+of each class against its truth, keep to the tolerances of `segkit export`. The peers have no such step; MONAI is
+measured as its documentation runs it. Such runs are made so, with epochs and learning rate as one likes:
+
+    segkit data make phantom DATA --preset {preset} --subjects 8 --seed 1
+    {commands}
+
+Timed heads lie with their longest axis along x, as those that the floors were measured on, and runs learn from heads as
+the phantom makes them, with it along z; a patch takes as long either way."""
 
 
 _PROGRAMS = """\
@@ -41,11 +57,11 @@ def tables(report: Report) -> Iterator[tuple[str, Rows, list[str]]]:
         patch = "x".join(map(str, part["patch"]))
         options = "".join(f"{name} {value}, " for name, value in part["options"].items())
         title = f"{part['part']}: {options}patches of {patch}, {part['gflop_per_patch']:,.4g} GFLOP each"
-        yield title, [_line(row, part) for row in part["rows"] if "failed" not in row], _failures(part["rows"])
+        yield title, [_line(row, part) for row in part["rows"] if "failed" not in row], _notes(part)
     for name, title in (("start", "Process start to the first patch"), ("run", "A stripped head, from files to file")):
         if name in report:
             part = report[name]
-            yield title, [_line(row, part) for row in part["rows"] if "failed" not in row], _failures(part["rows"])
+            yield title, [_line(row, part) for row in part["rows"] if "failed" not in row], _notes(part)
     yield "Floors", [_floor_line(floor) for floor in report["floors"]], []
 
 
@@ -87,8 +103,25 @@ def _floor_line(floor: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _failures(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    return [f"{row['side']}: not measured: {row['failed']}" for row in rows if "failed" in row]
+def _notes(part: Report) -> list[str]:
+    proof = [] if part["int8"] is None else [_proof_text(part["int8"])]
+    return proof + [f"{row['side']}: not measured: {row['failed']}" for row in part["rows"] if "failed" in row]
+
+
+def _proof_text(proof: Mapping[str, Any]) -> str:
+    """What the export found of int8."""
+    allowed, volumes = proof["tolerance"], ", ".join(proof["volumes"])
+    text = (
+        f"int8 on OpenVINO was proven with tiles that overlap by {proof['overlap']:g}, on {volumes}: "
+        f"{proof['label_agreement']:.4%} of {proof['voxels']:,} voxels have the label of torch in fp32 (at least "
+        f"{allowed['least_label_agreement']:.0%} must)"
+    )
+    if proof["dice_difference"] is not None:
+        text += (
+            f", and the Dice of a class changes by at most {proof['dice_difference']:.5f} (it may by "
+            f"{allowed['most_dice_difference']:g})"
+        )
+    return text + (f"; kept in fp32: {', '.join(proof['islands'])}" if proof["islands"] else "")
 
 
 def _spread(spread: Mapping[str, float]) -> str:
@@ -133,7 +166,13 @@ def render(report: Report) -> str:
         f"Versions: {versions}. The head: {shape} voxels of the phantom `{volume['preset']}`, brain in "
         f"{volume['inside']:.1%} of them.",
         "",
-        _READING.format(equal=EQUAL),
+        _READING.format(equal=EQUAL, check=volume["check"]),
+        "",
+        "## The networks",
+        "",
+        *(f"- {_network_text(network)}" for network in report["networks"]),
+        "",
+        _RUNS.format(preset=FULL.preset, commands="\n    ".join(how_to_train(net) for net in FULL.nets)),
     ]
     for title, rows, notes in tables(report):
         lines += ["", f"## {title}", "", *_markdown(rows)]
@@ -142,6 +181,18 @@ def render(report: Report) -> str:
     lines += [f"- **{name}**: {text}." for name, text in report["follows"].items()]
     lines += ["", _PROGRAMS]
     return "\n".join(lines) + "\n"
+
+
+def _network_text(network: Mapping[str, Any]) -> str:
+    run = network["run"]
+    text = f"**{network['model']}**, {network['parameters']:,} parameters: "
+    if run is None:
+        return f"{text}random weights"
+    dice = ", ".join(f"{name} {share:.1%}" for name, share in (run["dice"] or {}).items())
+    return (
+        f"{text}trained in {run['steps']} steps, threads {run['threads']}, by `{run['data']}` and `{run['train']}`; "
+        f"Dice on held-out heads: {dice or 'not evaluated'}"
+    )
 
 
 def _markdown(rows: Rows) -> list[str]:

@@ -20,8 +20,18 @@ import numpy as np
 from segkit.errors import SegkitError
 from segkit_benchmarks.peers.prepare import image_path
 from segkit_benchmarks.peers.report import same_labels
-from segkit_benchmarks.peers.work import BUNDLE, MODALITIES, MONAI, MONAI_CROPPED, OPENVINO, TORCH, Content, Net
-from segkit_benchmarks.turns import Side, Turn
+from segkit_benchmarks.peers.work import (
+    MODALITIES,
+    MONAI,
+    MONAI_CROPPED,
+    PROGRAM_OVERLAP,
+    SEGKIT,
+    TORCH,
+    Content,
+    Net,
+    bundle_path,
+)
+from segkit_benchmarks.turns import Result, Side, Turn
 
 FIRST_PATCH = "segkit_benchmarks.peers.first_patch"
 COLD = ", nothing cached"
@@ -37,12 +47,14 @@ class Program:
         until: what ends the time: its first line, or its end.
         cache: folder of compiled networks, or None for a new one each time.
         once: command line that is run before all rounds, or none.
+        tells: whether its output is JSON that names the "runtime" and the "precision" that really ran.
     """
 
     words: Sequence[str]
     until: Literal["line", "end"]
     cache: Path | None
     once: Sequence[str] = ()
+    tells: bool = False
 
 
 def repeat(turn: Turn, program: Program) -> None:
@@ -50,13 +62,29 @@ def repeat(turn: Turn, program: Program) -> None:
     _run(program.once or program.words, program)
     turn({})
     while True:
-        seconds = _run(program.words, program)
+        seconds, said = _run(program.words, program)
         # The largest of all so far; each run of a program takes the same.
         largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-        turn({"seconds": seconds, "peak_mib": round(largest / (2**20 if sys.platform == "darwin" else 2**10), 1)})
+        figures = {"seconds": seconds, "peak_mib": round(largest / (2**20 if sys.platform == "darwin" else 2**10), 1)}
+        turn(figures | ({"ran": _what_ran(json.loads(said))} if program.tells else {}))
 
 
-def _run(words: Sequence[str], program: Program) -> float:
+def _what_ran(told: Mapping[str, Any]) -> str:
+    """A runtime and, if it is not fp32, its precision."""
+    return str(told["runtime"]) + ("" if told["precision"] == "fp32" else f" {told['precision']}")
+
+
+def by_what_ran(results: Mapping[str, Result]) -> dict[str, Result]:
+    """The same results, ours named by what they say they ran, as sides of whole volumes are named."""
+    named = {}
+    for name, result in results.items():
+        ran = " and ".join(dict.fromkeys(figures["ran"] for figures in result.rounds if "ran" in figures))
+        named[name.replace(SEGKIT, f"{SEGKIT}, {ran}", 1) if ran else name] = result
+    return named
+
+
+def _run(words: Sequence[str], program: Program) -> tuple[float, bytes]:
+    """The time that a program took in s, and what it said."""
     with tempfile.TemporaryDirectory(prefix="segkit-peers-") as fresh, tempfile.TemporaryFile() as errors:
         environment = os.environ | {"XDG_CACHE_HOME": str(program.cache or fresh)}
         began = time.perf_counter()
@@ -65,9 +93,9 @@ def _run(words: Sequence[str], program: Program) -> float:
         )
         assert process.stdout is not None  # noqa: S101 - it is a pipe
         with process.stdout:
-            process.stdout.readline() if program.until == "line" else process.stdout.read()
+            out = process.stdout.readline() if program.until == "line" else process.stdout.read()
             seconds = time.perf_counter() - began
-            process.stdout.read()
+            out += process.stdout.read()
         code = process.wait()
         if program.until == "end":
             seconds = time.perf_counter() - began
@@ -75,7 +103,7 @@ def _run(words: Sequence[str], program: Program) -> float:
             errors.seek(0)
             said = errors.read().decode(errors="replace").strip().splitlines()
             raise SegkitError(f"its program ended with code {code}: {said[-1] if said else 'it said nothing'}")
-    return seconds
+    return seconds, out
 
 
 def first_patches(
@@ -83,10 +111,11 @@ def first_patches(
 ) -> dict[str, Side]:
     """Sides that start and segment one patch, by name."""
     cache = folder / "cache"
-    words = (FIRST_PATCH, "segkit", json.dumps({"bundle": str(folder / BUNDLE), "threads": threads}))
+    bundle = bundle_path(folder, net.model, PROGRAM_OVERLAP)
+    words = (FIRST_PATCH, "segkit", json.dumps({"bundle": str(bundle), "threads": threads}))
     sides: dict[str, Side] = {
-        OPENVINO: partial(repeat, program=Program(words=words, until="line", cache=cache)),
-        f"{OPENVINO}{COLD}": partial(repeat, program=Program(words=words, until="line", cache=None)),
+        name: partial(repeat, program=Program(words=words, until="line", cache=kept, tells=True))
+        for name, kept in ((SEGKIT, cache), (f"{SEGKIT}{COLD}", None))
     }
     facts = json.dumps({"network": dict(network), "patch": net.patch})
     for name, way in ((TORCH, "torch"), (MONAI, "monai")):
@@ -104,13 +133,13 @@ def whole_runs(
     Before all else each does so with the check volume, and what it wrote stays; see `written`.
     """
     contents: tuple[Content, Content] = ("check", "stripped")
-    commands = {OPENVINO: [_segkit(folder, OPENVINO, content, threads) for content in contents]}
+    commands = {SEGKIT: [_segkit(folder, net, content, threads) for content in contents]}
     if "monai" in peers:
         for name, cropped in ((MONAI, False), (MONAI_CROPPED, True)):
             commands[name] = [_monai(folder, name, network, net, content, cropped) for content in contents]
     cache = folder / "cache"
     return {
-        name: partial(repeat, program=Program(words=words, until="end", cache=cache, once=first))
+        name: partial(repeat, program=Program(words=words, until="end", cache=cache, once=first, tells=name == SEGKIT))
         for name, (first, words) in commands.items()
     }
 
@@ -119,12 +148,12 @@ def _images(folder: Path, content: Content) -> dict[str, str]:
     return {name: str(image_path(folder, content, name)) for name in MODALITIES}
 
 
-def _segkit(folder: Path, side: str, content: Content, threads: int) -> list[str]:
+def _segkit(folder: Path, net: Net, content: Content, threads: int) -> list[str]:
     images = [f"--modality={name}={path}" for name, path in _images(folder, content).items()]
-    out = written(folder, side, content)
+    out = written(folder, SEGKIT, content)
     out.parent.mkdir(parents=True, exist_ok=True)
-    words = ["segkit", "segment", str(folder / BUNDLE), *images, "--out", str(out)]
-    return [*words, "--threads", str(threads), "--allow-untrained", "--overwrite"]
+    words = ["segkit", "segment", str(bundle_path(folder, net.model, PROGRAM_OVERLAP)), *images, "--out", str(out)]
+    return [*words, "--threads", str(threads), "--allow-untrained", "--overwrite", "--json"]
 
 
 def _monai(folder: Path, side: str, network: Mapping[str, Any], net: Net, content: Content, cropped: bool) -> list[str]:
@@ -147,8 +176,9 @@ def agreement(folder: Path, side: str, reference: str) -> float | None:
     """Share of the check volume's voxels that two sides of the whole runs label alike; None if one wrote none."""
     import nibabel
 
-    paths = [written(folder, name, "check") for name in (side, reference)]
+    names = [SEGKIT if name.startswith(SEGKIT) else name for name in (side, reference)]
+    paths = [written(folder, name, "check") for name in names]
     if not all(path.is_file() for path in paths):
         return None
     mine, theirs = (np.asarray(nibabel.load(path).dataobj).squeeze() for path in paths)
-    return same_labels(mine, theirs, blended=True)
+    return same_labels(mine, theirs, np.load(folder / "check-mask.npy"), blended=True)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit_benchmarks.peers import work as names
-from segkit_benchmarks.peers.contenders import labels_path
+from segkit_benchmarks.peers.contenders import CONTENDERS, labels_path
 from segkit_benchmarks.peers.work import Case, Net
 from segkit_benchmarks.turns import Result
 
@@ -82,6 +82,7 @@ def volume_report(
     gflop: float,
     peak: Mapping[str, float],
     voxels: int,
+    int8: Mapping[str, Any] | None = None,
 ) -> Report:
     """Rows and ratios of a case.
 
@@ -94,16 +95,17 @@ def volume_report(
         gflop: of one patch.
         peak: GFLOP/s of matrix products by precision.
         voxels: of the volume.
+        int8: its proof, if there is one; see `segkit_benchmarks.peers.prepare.int8_proof`.
     """
     rows = _rows(results, left_out)
     reference = next((name for name in REFERENCES if name in results and not results[name].failed), None)
-    alike = _Alike(lambda side: labels_path(folder, net, case, side), case.overlap > 0)
+    alike = _Alike(lambda side: labels_path(folder, net, case, side), folder / "check-mask.npy", case.overlap > 0)
     for row in rows:
         if "failed" in row:
             continue
         patches = results[row["side"]].rounds[-1]["patches"]
         rate = patches * gflop / row["seconds"]["median"]
-        best = peak.get("bf16" if "bf16" in row["side"] else "fp32")
+        best = peak.get(CONTENDERS[row["side"]].precision)
         row |= {
             "patches": patches,
             "mvoxels_per_second": round(voxels / row["seconds"]["median"] / 1e6, 3),
@@ -120,18 +122,24 @@ def volume_report(
         "content": case.content,
         "overlap": case.overlap,
         "reference": reference,
+        "int8": int8,
         "rows": rows,
         "ratios": _ratios(results, alike),
     }
 
 
-def program_report(part: str, results: Mapping[str, Result], alike: Callable[[str, str], float | None]) -> Report:
-    """Rows and ratios of programs that are started anew in each round."""
+def program_report(
+    part: str,
+    results: Mapping[str, Result],
+    alike: Callable[[str, str], float | None],
+    int8: Mapping[str, Any] | None = None,
+) -> Report:
+    """Rows and ratios of programs that are started anew in each round; `int8` as in `volume_report`."""
     rows = _rows(results, {})
     for row in rows:
         if "failed" not in row:
             row["peak_mib"] = max(figures["peak_mib"] for figures in results[row["side"]].rounds)
-    return {"part": part, "rows": rows, "ratios": _ratios(results, alike)}
+    return {"part": part, "int8": int8, "rows": rows, "ratios": _ratios(results, alike)}
 
 
 class _Alike:
@@ -139,34 +147,37 @@ class _Alike:
 
     Args:
         path: where a side's labels are.
+        mask: where the file is that tells which voxels count.
         blended: whether they come from tiles that overlap.
     """
 
-    def __init__(self, path: Callable[[str], Path], blended: bool) -> None:
-        self._path, self._blended = path, blended
+    def __init__(self, path: Callable[[str], Path], mask: Path, blended: bool) -> None:
+        self._path, self._mask, self._blended = path, mask, blended
 
     def __call__(self, one: str, other: str) -> float | None:
         """None where one left no labels."""
         paths = self._path(one), self._path(other)
         if not all(path.is_file() for path in paths):
             return None
-        return same_labels(*(np.load(path) for path in paths), blended=self._blended)
+        mine, theirs = (np.load(path) for path in paths)
+        return same_labels(mine, theirs, np.load(self._mask), blended=self._blended)
 
 
-def same_labels(mine: NDArray[Any], theirs: NDArray[Any], *, blended: bool) -> float:
-    """Share of the voxels of two check volumes that have the same label.
+def same_labels(mine: NDArray[Any], theirs: NDArray[Any], mask: NDArray[np.bool_], *, blended: bool) -> float:
+    """Share of the voxels inside the brain that have the same label in two check volumes.
 
     Args:
-        mine: (X, Y, Z), of two patches along x.
+        mine: (X, Y, Z), of two patches along z.
         theirs: the same of another side.
+        mask: voxels that are not zero; others are background to us without a question.
         blended: whether tiles overlap. Then only voxels count that lie within a standard deviation of the middle of a
-            patch across x: towards its edges each side raises the weights of a Gaussian to a least value of its own.
+            patch across z: towards its edges each side raises the weights of a Gaussian to a least value of its own.
     """
     same = mine == theirs
     if blended:
-        _, y, z = (slice(n // 2 - n // 8, n // 2 + n // 8) for n in same.shape)
-        same = same[:, y, z]
-    return round(float(same.mean()), 6)
+        x, y, _ = (slice(n // 2 - n // 8, n // 2 + n // 8) for n in same.shape)
+        same, mask = same[x, y], mask[x, y]
+    return round(float(same[mask].mean()), 6)
 
 
 def _rows(results: Mapping[str, Result], left_out: Mapping[str, str]) -> list[Report]:
@@ -216,7 +227,7 @@ def _spread(values: Sequence[float]) -> dict[str, float]:
 def floors(report: Report) -> list[Report]:
     """Each floor with the ratio that was measured, and what came of it.
 
-    Ours is the fastest that nothing is left out of, and so is the peer's.
+    Ours is the fastest that labels as the reference does, and the peer's the fastest that leaves nothing out.
     """
     parts = [*report.get("volumes", []), *(report[name] for name in ("start",) if name in report)]
     amx = NEEDS in report["machine"]["capabilities"]
@@ -238,13 +249,22 @@ def floors(report: Report) -> list[Report]:
 
 
 def _best_ratio(part: Report, floor: Floor) -> Report | None:
-    """Of all ratios of a part, the one between our fastest side and the peer's; a cold start is none of ours."""
+    """Of all ratios of a part, the one between our fastest side and the peer's; a cold start is none of ours.
+
+    Sides whose labels are others count only where there is no other side.
+    """
     names_of = {floor.peer, f"{floor.peer}, bf16"}
     found = [ratio for ratio in part["ratios"] if ratio["peer"] in names_of and "cached" not in ratio["ours"]]
     if not found:
         return None
-    seconds = {row["side"]: row["seconds"]["median"] for row in part["rows"] if "failed" not in row}
-    best: Report = min(found, key=lambda ratio: (seconds[ratio["ours"]], seconds[ratio["peer"]]))
+    rows = {row["side"]: row for row in part["rows"] if "failed" not in row}
+
+    def place(ratio: Report) -> tuple[bool, float, float]:
+        ours, peer = rows[ratio["ours"]], rows[ratio["peer"]]
+        same = ours.get("same_labels")
+        return same is not None and same < EQUAL, ours["seconds"]["median"], peer["seconds"]["median"]
+
+    best: Report = min(found, key=place)
     return best
 
 

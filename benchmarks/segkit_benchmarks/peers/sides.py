@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit_benchmarks.peers.network import load_network
-from segkit_benchmarks.peers.work import CLASSES, Task
+from segkit_benchmarks.peers.work import CLASSES, Task, bundle_path
 from segkit_benchmarks.turns import Turn
 
 if TYPE_CHECKING:
@@ -36,11 +36,13 @@ def segkit(turn: Turn, task: Task, runtime: str, precision: Precision) -> None:
     from segkit.inference import Tiling, run_plan
     from segkit.patches import plan
     from segkit_runtime.engines import open_engine
+    from segkit_runtime.engines.checked import CheckedEngine
 
-    onnx = (task.folder / f"{task.model}.onnx").read_bytes()
+    onnx = _onnx(task, runtime, precision)
     output = cast("Any", "logits" if task.case.overlap else "labels")
-    engine = open_engine(runtime, onnx, precision=precision, threads=task.threads, output=output)
+    opened = open_engine(runtime, onnx, precision=precision, threads=task.threads, output=output)
     del onnx
+    engine = CheckedEngine(opened, CLASSES)
     tiling = Tiling(task.patch, task.case.overlap)
 
     def segment(images: Images, mask: NDArray[np.bool_]) -> tuple[Labels, int]:
@@ -48,6 +50,17 @@ def segkit(turn: Turn, task: Task, runtime: str, precision: Precision) -> None:
         return run_plan(engine, images, mask, tiles, tiling), len(tiles.tiles)
 
     _measure(turn, task, segment)
+
+
+def _onnx(task: Task, runtime: str, precision: Precision) -> bytes:
+    """The traced file; of int8 the one that is proven in the bundle."""
+    from segkit_runtime.bundle import Bundle
+    from segkit_runtime.choice import choose_ways
+
+    if precision != "int8":
+        return (task.folder / f"{task.model}.onnx").read_bytes()
+    bundle = Bundle.open(bundle_path(task.folder, task.model, task.case.overlap))
+    return bundle.read(choose_ways(bundle.manifest, runtime, precision)[0].file)
 
 
 def monai(turn: Turn, task: Task, precision: str = "fp32", cropped: bool = False) -> None:

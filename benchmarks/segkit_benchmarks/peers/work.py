@@ -14,15 +14,18 @@ from segkit.cards import OptionValue, Size
 
 MODALITIES = ("T1", "T2")
 CLASSES = 4
-OPENVINO, ONNXRUNTIME, OPENVINO_BF16 = "segkit, openvino", "segkit, onnxruntime", "segkit, openvino bf16"
+SEGKIT = "segkit"
+OPENVINO, ONNXRUNTIME = "segkit, openvino", "segkit, onnxruntime"
+OPENVINO_BF16, OPENVINO_INT8 = "segkit, openvino bf16", "segkit, openvino int8"
 MONAI, MONAI_BF16, MONAI_CROPPED = "MONAI", "MONAI, bf16", "MONAI, cropped"
 TORCHIO, NNUNET, NNUNET_CROPPED = "TorchIO", "nnU-Net", "nnU-Net, cropped"
 TORCH, MEDICALZOO = "torch", "MedicalZoo"
 PHANTOM_SEED = 11
-BUNDLE = "net.segkit"
+PROGRAM_OVERLAP = 0.5
+"""Of tiles, in programs that are started anew in each round."""
 
 Content = Literal["dense", "stripped", "check"]
-"""Of a volume: no voxel is zero; zero around the brain; a dense one of two patches, on which labels are compared."""
+"""Of a volume: no voxel is zero; zero around the brain; the middle of a stripped one, on which labels are compared."""
 
 
 @dataclass(frozen=True)
@@ -69,20 +72,18 @@ class Work:
     Attributes:
         nets: of the volumes; process start and the whole run take the first.
         preset: of the phantom.
-        step: every how many voxels of the phantom's one is taken, along each axis.
     """
 
     nets: tuple[Net, ...]
-    preset: str = "iseg"
-    step: int
+    preset: str
 
 
-_FIRST = (OPENVINO, OPENVINO_BF16, MONAI, MONAI_BF16)
+_FIRST = (OPENVINO, OPENVINO_INT8, OPENVINO_BF16, MONAI, MONAI_BF16)
 _UNET_CASES = (
     Case("dense", 0, (*_FIRST, ONNXRUNTIME, TORCHIO, TORCH, MEDICALZOO)),
     Case("stripped", 0, (*_FIRST, MONAI_CROPPED, MEDICALZOO)),
     Case("dense", 0.5, (*_FIRST, NNUNET)),
-    Case("stripped", 0.5, (OPENVINO, OPENVINO_BF16, MONAI_CROPPED, NNUNET_CROPPED)),
+    Case("stripped", 0.5, (OPENVINO, OPENVINO_INT8, OPENVINO_BF16, MONAI_CROPPED, NNUNET_CROPPED)),
 )
 _VNET_CASES = (Case("dense", 0, (*_FIRST, ONNXRUNTIME, MEDICALZOO)),)
 
@@ -97,15 +98,20 @@ FULL = Work(
         ),
         Net(model="vnet", channels=1, patch=(128, 128, 64), cases=_VNET_CASES),
     ),
-    step=1,
+    preset="iseg",
 )
 """256x192x144 voxels, as in iSEG-2017. The first network is the UNet3D of MedicalZoo, the second its VNet."""
 
 QUICK = Work(
-    nets=(replace(FULL.nets[0], options={"width": 4}, patch=(64, 64, 32)),),
-    step=2,
+    nets=(replace(FULL.nets[0], options={"width": 4}, patch=(32, 32, 32)),),
+    preset="mini",
 )
-"""Half the size along each axis, and a quarter of the width: it shows that everything runs, not how fast."""
+"""80x96x80 voxels of 2 mm, and a quarter of the width: it shows that everything runs, not how fast."""
+
+
+def bundle_path(folder: Path, model: str, overlap: float) -> Path:
+    """Where the export of a network for tiles of an overlap is."""
+    return folder / f"{model}-overlap-{overlap:g}.segkit"
 
 
 @dataclass(frozen=True, kw_only=True)
