@@ -11,6 +11,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -114,9 +115,14 @@ def _open_folder(folder: Path, trusted_keys: Sequence[Path]) -> Bundle:
         require_signed(sums, signature, trusted_keys)
     checksums = parse_checksums(sums)
     require_same_files(folder, checksums)
-    for name in checksums:
+
+    def sha256(name: str) -> str:
         with reading(folder / name), (folder / name).open("rb") as file:
-            require_hash(name, hashlib.file_digest(file, "sha256").hexdigest(), checksums[name])
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    with ThreadPoolExecutor() as pool:  # hashing keeps no lock
+        for name, found in zip(checksums, pool.map(sha256, checksums), strict=True):
+            require_hash(name, found, checksums[name])
     raw = read_text(folder, MANIFEST)
     require_hash(MANIFEST, hashlib.sha256(raw).hexdigest(), checksums[MANIFEST])
     manifest = parse_manifest(raw)
