@@ -5,8 +5,10 @@ import sys
 
 import click
 import pytest
+import torch
 
 from segkit import Registry
+from segkit_export.tiny_onnx import TINY_ONNX
 
 LISTING = """
 import sys
@@ -28,5 +30,8 @@ def test_each_command_is_found_and_is_a_click_command(registry: Registry, name: 
 
 @pytest.mark.parametrize("name", ["torch", "onnxruntime", "openvino"])
 def test_each_runtime_is_found_under_its_own_name(registry: Registry, name: str) -> None:
-    assert registry.build("runtime", name).runtime == name
+    make = registry.build("runtime", name)
+    engine = make(torch.nn.Identity() if name == "torch" else TINY_ONNX)
+    assert engine.runtime == name
+    engine.close()
     assert registry.card("runtime", name).extra in {"train", "onnxruntime", "openvino"}
