@@ -34,8 +34,12 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Memory is measured first, by a process that has done nothing before.
+MEASURES := tests/export/test_memory_report.py
+
 test: lint
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	$(BIN)/python -m pytest $(MEASURES)
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --ignore $(MEASURES)
 
 clean:
 	rm -rf $(VENV) node_modules out build dist *.egg-info
