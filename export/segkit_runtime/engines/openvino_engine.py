@@ -114,9 +114,10 @@ class OpenVinoEngine:
         channels = source.get_partial_shape()[1]
         self.channels: int | None = channels.get_length() if channels.is_static else None
         self._network: openvino.CompiledModel | None = network
-        self._facts, self._entry = facts, entry
+        self._facts = facts
         # Two in turn: the answer of the one is looked at while the other runs.
         self._requests = itertools.cycle([network.create_infer_request() for _ in range(2)])
+        self._entry = entry  # the last, so that it outlives the others where nobody calls `close`
 
     def run(self, patches: NDArray[np.float32]) -> NDArray[Any]:
         """Map patches (B, C, X, Y, Z) to logits (B, K, X, Y, Z), or to labels (B, X, Y, Z).
