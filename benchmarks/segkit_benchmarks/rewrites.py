@@ -231,9 +231,9 @@ def _open_ms(runtime: str, model: bytes | str) -> float:
     """What the runtime itself takes; segkit's engines take no file whose weights lie beside it."""
     began = time.perf_counter()
     if runtime == "openvino":
-        from segkit_runtime.engines.openvino_module import import_openvino
+        from segkit_runtime.engines.openvino_module import openvino_core
 
-        core = import_openvino().Core()
+        core = openvino_core()
         core.compile_model(core.read_model(model), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     else:
         import onnxruntime

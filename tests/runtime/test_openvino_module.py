@@ -1,4 +1,4 @@
-"""OpenVINO is imported without its converter, which would tell its makers of each import over the network."""
+"""OpenVINO is imported without its converter, which would tell its makers of each import, and has one Core."""
 
 from __future__ import annotations
 
@@ -30,6 +30,18 @@ except AttributeError as error:
     print(error)
 """
 
+SIGNAL = """
+import gc, os, signal, sys
+from segkit_runtime import load
+first, second = load(sys.argv[1], "openvino"), load(sys.argv[1], "openvino")
+for segmenter in (first, second):
+    segmenter.close()
+del first, second, segmenter
+gc.collect()
+signal.signal(signal.SIGTERM, lambda number, frame: print("handled"))
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+
 
 def python(source: str, home: Path, *arguments: object) -> str:
     # On a build server OpenVINO's telemetry is off.
@@ -57,3 +69,9 @@ def test_segmenting_reaches_nobody_and_leaves_nothing_at_home(
 
 def test_the_converter_is_there_for_who_asks_and_nothing_else_is_made_up(tmp_path: Path) -> None:
     assert python(CONVERT, tmp_path) == "module 'openvino' has no attribute 'no_such_name'"
+
+
+def test_a_signal_is_handled_after_two_segmenters_that_were_closed_in_the_order_of_their_loading(
+    bundle: Path, tmp_path: Path
+) -> None:
+    assert python(SIGNAL, tmp_path, bundle) == "handled"

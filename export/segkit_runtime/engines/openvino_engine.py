@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from segkit.errors import UsageError
 from segkit_runtime.engines import LABELS, MEAN_LOGIT, Output, choose_output, require_as_asked, require_finite
 from segkit_runtime.engines.cache import CacheUse, entry_key, read_entry, write_entry
-from segkit_runtime.engines.openvino_module import import_openvino
+from segkit_runtime.engines.openvino_module import import_openvino, openvino_core
 from segkit_runtime.manifest import Precision
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ _HINT = "INFERENCE_PRECISION_HINT"
 _HINTS: dict[Precision, str] = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "int8": "f32"}
 """What is asked for in each precision; int8 is in the file, and the hint is for the rest of it."""
 _NAMES = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "i8": "int8", "u8": "int8"}
+_ASKING = threading.Lock()
+"""Held between the setting of a property of the Core and its reading."""
 _CONVOLUTIONS = ("Convolution", "GroupConvolution", "Deconvolution", "MatMul", "FullyConnected")
 
 
@@ -50,7 +53,7 @@ def compile_onnx(
         UsageError: another device, or a precision that OpenVINO does not have.
         SegkitError: this CPU computes in another precision; where that shows before compiling, nothing is compiled.
     """
-    core, config = _open_core(precision, device, threads)
+    core, config = _prepare(precision, device, threads)
     graph = core.read_model(model)
     _keep_output(graph, output)
     return OpenVinoEngine(core.compile_model(graph, "CPU", config), precision, output, _facts(config, output))
@@ -66,7 +69,7 @@ def reopen(
     Raises:
         UsageError, SegkitError: see `compile_onnx`.
     """
-    core, config = _open_core(precision, device, threads)
+    core, config = _prepare(precision, device, threads)
     facts = _facts(config, output)
     entry = read_entry(entry_key(model_sha256, facts))
     if entry is None:
@@ -147,7 +150,7 @@ class OpenVinoEngine:
         self._network = self._entry = None
 
 
-def _open_core(precision: Precision, device: str, threads: int | None) -> tuple[openvino.Core, dict[str, object]]:
+def _prepare(precision: Precision, device: str, threads: int | None) -> tuple[openvino.Core, dict[str, object]]:
     """OpenVINO, and how it shall compile."""
     if device != "cpu" or precision not in _HINTS:
         raise UsageError(
@@ -157,9 +160,11 @@ def _open_core(precision: Precision, device: str, threads: int | None) -> tuple[
     config: dict[str, object] = {_HINT: _HINTS[precision], "PERFORMANCE_HINT": "LATENCY"}
     if threads is not None:
         config["INFERENCE_NUM_THREADS"] = threads
-    core = import_openvino().Core()
-    core.set_property("CPU", {_HINT: _HINTS[precision]})
-    _require_hint(core.get_property("CPU", _HINT), precision)
+    core = openvino_core()
+    with _ASKING:
+        core.set_property("CPU", {_HINT: _HINTS[precision]})
+        found = core.get_property("CPU", _HINT)
+    _require_hint(found, precision)
     return core, config
 
 

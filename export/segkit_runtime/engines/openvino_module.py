@@ -1,13 +1,19 @@
-"""OpenVINO's module, imported so that nothing is sent anywhere."""
+"""OpenVINO's module, imported so that nothing is sent anywhere, and its one Core."""
 
 from __future__ import annotations
 
 import importlib
 import sys
+import threading
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import openvino
 
 _CONVERTER = "openvino.tools.ovc"
+_LOCK = threading.Lock()
+_CORES: list[openvino.Core] = []
 
 
 def import_openvino() -> ModuleType:
@@ -30,6 +36,19 @@ def import_openvino() -> ModuleType:
         openvino.__getattr__ = _on_demand
     module: ModuleType = openvino
     return module
+
+
+def openvino_core() -> openvino.Core:
+    """The one Core of this process.
+
+    One, and for as long as the process lives: a Core that loads the CPU gives its thread another stack for signal
+    handlers, and at its end puts the one from before back, also where that one is gone. Where two Cores ended in the
+    order of their making, the next signal that Python handles, such as Ctrl-C, ended the process (2026.4).
+    """
+    with _LOCK:
+        if not _CORES:
+            _CORES.append(import_openvino().Core())
+        return _CORES[0]
 
 
 def _on_demand(name: str) -> Any:
