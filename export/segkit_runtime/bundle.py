@@ -115,14 +115,8 @@ def _open_folder(folder: Path, trusted_keys: Sequence[Path]) -> Bundle:
         require_signed(sums, signature, trusted_keys)
     checksums = parse_checksums(sums)
     require_same_files(folder, checksums)
-
-    def sha256(name: str) -> str:
-        with reading(folder / name), (folder / name).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-
-    with ThreadPoolExecutor() as pool:  # hashing keeps no lock
-        for name, found in zip(checksums, pool.map(sha256, checksums), strict=True):
-            require_hash(name, found, checksums[name])
+    for name, found in _hash_files(folder, checksums):
+        require_hash(name, found, checksums[name])
     raw = read_text(folder, MANIFEST)
     require_hash(MANIFEST, hashlib.sha256(raw).hexdigest(), checksums[MANIFEST])
     manifest = parse_manifest(raw)
@@ -269,8 +263,17 @@ def _swap(draft: Path, folder: Path, overwrite: bool) -> None:
 
 
 def _write_checksums(folder: Path, names: Iterable[str]) -> None:
-    lines = []
-    for name in sorted(names):
-        with (folder / name).open("rb") as file:
-            lines.append(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {name}\n")
+    lines = [f"{sha256}  {name}\n" for name, sha256 in _hash_files(folder, sorted(names))]
     (folder / SUMS).write_text("".join(lines), encoding="utf-8")
+
+
+def _hash_files(folder: Path, names: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Each name and the SHA-256 of its file; side by side, since hashing keeps no lock."""
+
+    def sha256(name: str) -> str:
+        with reading(folder / name), (folder / name).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    names = list(names)
+    with ThreadPoolExecutor() as pool:
+        yield from zip(names, pool.map(sha256, names), strict=True)

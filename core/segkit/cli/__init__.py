@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import importlib
 import os
 import signal
@@ -100,6 +102,7 @@ def main(arguments: list[str] | None = None) -> None:
     # Else pydantic looks for plugins of its own in all that is installed, and loads them; segkit has its own rules.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     signal.signal(signal.SIGTERM, _interrupt)
+    atexit.register(gc.freeze)  # else what torch has left is searched for cycles at the end, for more than a second
     try:
         code = cli.main(arguments, prog_name="segkit", standalone_mode=False)
     except SegkitError as error:
