@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from segkit_export.source import Source
     from segkit_export.variants import Variants
     from segkit_export.volumes import Head
-    from segkit_runtime.manifest import Precision
+    from segkit_runtime.manifest import Precision, Proof
 
 RESULT = "exports.json"
 
@@ -67,6 +67,7 @@ Row = dict[str, Any]
 )
 @click.option("--patch", type=Triple(), help="Of bare models, X,Y,Z.  [default: each model's own]")
 @click.option("--crop", type=Triple(), help="Compare on the middle X,Y,Z voxels of a head alone.  [default: all of it]")
+@click.option("--mend", is_flag=True, help="Prove what fails again, with the layers in fp32 that the doctor names.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("out/exports"), show_default=True)
 @json_option
 @click.pass_obj
@@ -77,6 +78,7 @@ def exports(
     precision: str,
     patch: Size | None,
     crop: Size | None,
+    mend: bool,
     out: Path,
     as_json: bool,
 ) -> None:
@@ -89,7 +91,7 @@ def exports(
         raise UsageError("expected runs or models, got none", hint="example: segkit bench exports monai-unet")
     if rewrites is not None:
         _measure_rewrites(registry, patch or _REWRITTEN_PATCH, rewrites, out)
-    _try_sources(registry, sources, precision, patch, crop, out)
+    _try_sources(registry, sources, precision, patch, crop, mend, out)
     results = [out / RESULT] * bool(sources) + [out / REWRITES] * (rewrites is not None)
     if as_json:
         print_json(json.loads(results[0].read_text()))
@@ -100,7 +102,13 @@ def exports(
 
 
 def _try_sources(
-    registry: Registry, sources: Sequence[str], precision: str, patch: Size | None, crop: Size | None, out: Path
+    registry: Registry,
+    sources: Sequence[str],
+    precision: str,
+    patch: Size | None,
+    crop: Size | None,
+    mend: bool,
+    out: Path,
 ) -> None:
     from segkit_export.proving import parse_precisions
 
@@ -119,7 +127,7 @@ def _try_sources(
                 bar.update(task, description=f"{Path(name).name}: {step}", completed=done, total=total or None)
 
             try:
-                known += _try_source(registry, name, wanted, patch, crop, show)
+                known += _try_source(registry, name, wanted, patch, crop, mend, show)
             except SegkitError as error:
                 known.append(_row(Path(name).name, "-", "-", "failed", reason=str(error)))
             _write(out / RESULT, known)
@@ -132,6 +140,7 @@ def _try_source(
     precisions: Sequence[Precision],
     patch: Size | None,
     crop: Size | None,
+    mend: bool,
     progress: Progress,
 ) -> list[Row]:
     from segkit.inference.torch_engine import TorchEngine
@@ -150,7 +159,7 @@ def _try_source(
     variants = Variants(onnx, lambda: calibration_patches(source, registry, heads), progress)
     rows: list[Row] = []
     for precision in precisions:
-        rows += _prove(source, variants, reference, precision, progress)
+        rows += _prove(source, variants, reference, precision, mend, progress)
         rows.append(_build(source, variants, precision, progress))
     return [{"trained": source.weights.trained, "volumes": [head.name for head in heads], **row} for row in rows]
 
@@ -176,9 +185,10 @@ def _crop(head: Head, size: Size) -> Head:
 
 
 def _prove(
-    source: Source, variants: Variants, reference: Reference, precision: Precision, progress: Progress
+    source: Source, variants: Variants, reference: Reference, precision: Precision, mend: bool, progress: Progress
 ) -> Iterator[Row]:
     from segkit_export import proving
+    from segkit_export.prover import ask_doctor
     from segkit_export.tolerances import Bounds
 
     tolerance = Bounds().tolerance(precision, source.weights.trained)
@@ -186,23 +196,34 @@ def _prove(
         runtime = f"{attempt.runtime}, emulated" if attempt.arithmetic == "emulated" else attempt.runtime
         try:
             finding, _ = proving.prove_attempt(attempt, reference, tolerance, progress)
+            yield _proof_row(source.name, runtime, finding.proof)
+            if finding.proof.proven or not mend:
+                continue
+            found = ask_doctor(proving.NotProven(attempt, finding), source, variants, reference, progress)
+            islands = getattr(found, "islands", ())
+            if islands:
+                variants.set_islands(attempt.key, islands)
+                finding, _ = proving.prove_attempt(attempt, reference, tolerance, progress)
+                yield _proof_row(source.name, runtime, finding.proof, kept_in_fp32=list(islands))
         except SegkitError as error:
             yield _row(source.name, runtime, precision, "not run", reason=str(error))
-            continue
-        proof = finding.proof
-        yield _row(
-            source.name,
-            runtime,
-            precision,
-            "proven" if proof.proven else "not proven",
-            model=proof.model,
-            label_agreement=proof.label_agreement,
-            dice_difference=proof.dice_difference,
-            max_abs_logit_difference=proof.max_abs_logit_difference,
-            max_abs_logit=proof.max_abs_logit,
-            patch_ms=proof.patch_ms,
-            tolerance=proof.tolerance.model_dump(),
-        )
+
+
+def _proof_row(source: str, runtime: str, proof: Proof, **more: Any) -> Row:
+    return _row(
+        source,
+        runtime,
+        proof.precision,
+        "proven" if proof.proven else "not proven",
+        model=proof.model,
+        label_agreement=proof.label_agreement,
+        dice_difference=proof.dice_difference,
+        max_abs_logit_difference=proof.max_abs_logit_difference,
+        max_abs_logit=proof.max_abs_logit,
+        patch_ms=proof.patch_ms,
+        tolerance=proof.tolerance.model_dump(),
+        **more,
+    )
 
 
 def _build(source: Source, variants: Variants, precision: Precision, progress: Progress) -> Row:
@@ -297,8 +318,9 @@ def figures(row: Row) -> str:
     volumes = "; ".join(row.get("volumes", []))
     where = f" ({volumes})" if "middle" in volumes else ""
     dice = "" if row["dice_difference"] is None else f", Dice changes by {row['dice_difference']:.5f}"
+    kept = f"with {', '.join(row['kept_in_fp32'])} in fp32: " if "kept_in_fp32" in row else ""
     return (
-        f"same labels {row['label_agreement']:.4%}{dice}, logits within {row['max_abs_logit_difference']:.1e} of "
+        f"{kept}same labels {row['label_agreement']:.4%}{dice}, logits within {row['max_abs_logit_difference']:.1e} of "
         f"{row['max_abs_logit']:.3g}, {row['patch_ms']:.0f} ms a patch{where}"
     )
 

@@ -61,33 +61,12 @@ class Prover:
             try:
                 proving.prove_attempts([attempt], self.reference, tolerance, self.progress, self.proofs)
             except NotProven as error:
-                found = self._ask_doctor(error)
+                found = ask_doctor(error, self.source, self.variants, self.reference, self.progress)
                 if not self._mend(error, found):
                     raise explain(error, self.out, [label.name for label in self.source.labels], found) from error
                 proving.prove_attempts([attempt], self.reference, tolerance, self.progress, self.proofs)
         if not auto:
             proving.require_something(precision, self.proofs)
-
-    def _ask_doctor(self, error: NotProven) -> Findings:
-        from segkit_export.precision_doctor import find_islands, first_wrong_layer, module_order
-
-        finding, attempt = error.finding, error.attempt
-        patch, logits = self.reference.patch(finding.volume, finding.tile)
-        if attempt.precision == "fp32":
-            return first_wrong_layer(self.source.network, attempt.variant().onnx, patch, self.progress)
-        if not attempt.key:
-            return None  # the runtime lowers the file itself: nothing in the file could be kept in fp32
-        return find_islands(
-            module_order(self.variants.fp32.onnx),
-            lambda islands: proving.runnable(
-                self.variants.make(attempt.key, islands).onnx, attempt.precision, attempt.arithmetic
-            ),
-            patch,
-            logits,
-            _wanted_error(error),
-            most_runs=48 if attempt.precision != "int8" else 16,
-            progress=self.progress,
-        )
 
     def _mend(self, error: NotProven, found: Findings) -> bool:
         islands = getattr(found, "islands", ())
@@ -98,6 +77,31 @@ class Prover:
             f"{error.attempt.precision}: kept in fp32, since they carried too much error: {', '.join(islands)}"
         )
         return True
+
+
+def ask_doctor(
+    error: NotProven, source: Source, variants: Variants, reference: Reference, progress: Progress
+) -> Findings:
+    """Find the layers that carry the error of a failed proof, on the patch where it is worst."""
+    from segkit_export.precision_doctor import find_islands, first_wrong_layer, module_order
+
+    finding, attempt = error.finding, error.attempt
+    patch, logits = reference.patch(finding.volume, finding.tile)
+    if attempt.precision == "fp32":
+        return first_wrong_layer(source.network, attempt.variant().onnx, patch, progress)
+    if not attempt.key:
+        return None  # the runtime lowers the file itself: nothing in the file could be kept in fp32
+    return find_islands(
+        module_order(variants.fp32.onnx),
+        lambda islands: proving.runnable(
+            variants.make(attempt.key, islands).onnx, attempt.precision, attempt.arithmetic
+        ),
+        patch,
+        logits,
+        _wanted_error(error),
+        most_runs=48 if attempt.precision != "int8" else 16,
+        progress=progress,
+    )
 
 
 def _wanted_error(error: NotProven) -> float:

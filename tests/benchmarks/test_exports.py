@@ -17,6 +17,8 @@ from segkit.errors import UsageError
 from segkit_benchmarks.exports import RESULT, exports, render
 from segkit_benchmarks.rewrites import RESULT as REWRITES
 from segkit_benchmarks.rewrites import export_each, measure_rewrites
+from segkit_export.tolerances import TOLERANCES
+from segkit_runtime.manifest import Tolerance
 
 ROOT = Path(__file__).parents[2]
 
@@ -44,6 +46,27 @@ def test_every_cell_has_figures_or_a_reason_and_a_second_call_does_nothing(regis
     before = (tmp_path / "exports.json").stat().st_mtime_ns
     assert run(registry, tmp_path) == rows
     assert (tmp_path / "exports.json").stat().st_mtime_ns == before
+
+
+def test_what_fails_is_proven_again_with_the_layers_in_fp32_that_carry_the_error(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def emulated(out: Path, *more: str) -> list[dict[str, object]]:
+        command = ["unet3d:bf16", "--patch", "16,16,16", "--out", str(out), "--json", *more]
+        answer = CliRunner().invoke(exports, command, obj=registry, catch_exceptions=False)
+        return [row for row in json.loads(answer.stdout)["rows"] if row["runtime"] == "onnxruntime, emulated"]
+
+    (usual,) = emulated(tmp_path / "usual")
+    largest = float(str(usual["max_abs_logit_difference"]))
+    assert float(str(usual["max_abs_logit"])) < 10  # else the bound is one of their share
+    strict = Tolerance(most_logit_difference=0.9 * largest, least_label_agreement=0.95, most_dice_difference=1)
+    monkeypatch.setitem(TOLERANCES, "bf16", strict)
+    failed, mended = emulated(tmp_path / "strict", "--mend")
+    assert (failed["status"], mended["status"]) == ("not proven", "proven")
+    assert failed["max_abs_logit_difference"] == usual["max_abs_logit_difference"]
+    kept = mended["kept_in_fp32"]
+    assert isinstance(kept, list)
+    assert f"with {', '.join(kept)} in fp32: same labels" in (tmp_path / "strict" / "exports.md").read_text()
 
 
 def test_auto_is_no_row_of_a_table(registry: Registry, tmp_path: Path) -> None:

@@ -13,16 +13,24 @@ namespace segkit {
 
 namespace {
 
+/// The one Core of this process, which lives as long: a Core that loads the CPU gives its thread another stack for
+/// signal handlers, and at its end puts the one from before back, also where that one is gone (OpenVINO 2026.4). Where
+/// two ended in the order of their making, the next signal with a handler on that stack would end the process.
+ov::Core& core() {
+    static ov::Core* const one = new ov::Core;
+    return *one;
+}
+
 class OpenVinoEngine : public Engine {
 public:
     OpenVinoEngine(const Network& network, int threads) {
         const auto fp32 = ov::hint::inference_precision(ov::element::f32);
-        core_.set_property("CPU", fp32);
+        core().set_property("CPU", fp32);
         ov::AnyMap config{fp32, ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY)};
         if (threads > 0) config.insert(ov::inference_num_threads(threads));
-        const auto model = core_.read_model(network.content, ov::Tensor());
+        const auto model = core().read_model(network.content, ov::Tensor());
         keep_logits(*model);
-        compiled_ = core_.compile_model(model, "CPU", config);
+        compiled_ = core().compile_model(model, "CPU", config);
         require_fp32(network);
         request_ = compiled_.create_infer_request();
         input_ = ov::Shape(network.input.begin(), network.input.end());
@@ -55,7 +63,6 @@ private:
             refuse("expected one input, ", network.file, " has ", compiled_.inputs().size());
     }
 
-    ov::Core core_;
     ov::CompiledModel compiled_;
     ov::InferRequest request_;
     ov::Shape input_, logits_;
