@@ -195,51 +195,61 @@ def find_islands(
         patch: (1, C, X, Y, Z) float32.
         reference: logits (1, K, X, Y, Z) of torch.
         most_error: mean difference of a logit that is small enough.
-        most_runs: the most times that the network is run; each makes a new file.
+        most_runs: how often the network is run to find the carriers; each makes a new file. The fewest islands that
+            suffice are found by bisection afterwards.
         progress: called after each run.
     """
-    runs = 0
+    errors: dict[frozenset[str], float] = {}
 
     def error(islands: Collection[str]) -> float:
-        nonlocal runs
-        runs += 1
-        progress("look for islands", runs, most_runs)
-        engine = open_engine("onnxruntime", make(islands))
-        try:
-            return float(np.abs(engine.run(patch) - reference).mean(dtype=np.float64))
-        finally:
-            engine.close()
+        kept = frozenset(islands)
+        if kept not in errors:
+            progress("look for islands", len(errors) + 1, most_runs)
+            engine = open_engine("onnxruntime", make(islands))
+            try:
+                errors[kept] = float(np.abs(engine.run(patch) - reference).mean(dtype=np.float64))
+            finally:
+                engine.close()
+        return errors[kept]
 
     whole = error(())
     carriers: list[Carrier] = []
-    waiting: list[Sequence[str]] = [tuple(modules)]
-    while waiting and runs < most_runs - 1:
-        part = waiting.pop(0)
+    others: list[tuple[float, str]] = []  # a share of what was measured for several together
+    waiting: list[tuple[float, Sequence[str]]] = [(0.0, tuple(modules))]
+    while waiting and len(errors) < most_runs - 1:
+        _, part = waiting.pop(0)
         share = (whole - error(part)) / whole if whole else 0.0
+        each = share / len(part)
         if share < SIGNIFICANT:
-            continue
-        if len(part) == 1:
+            others += [(each, path) for path in part]
+        elif len(part) == 1:
             carriers.append(Carrier(module=part[0], share=share))
-            continue
-        middle = len(part) // 2
-        waiting += [part[:middle], part[middle:]]
-    # What was not looked into any further counts as a whole.
-    carriers += [Carrier(module=path, share=0.0) for part in waiting for path in part]
+        else:
+            middle = len(part) // 2
+            waiting += [(each, part[:middle]), (each, part[middle:])]
+    others += [(each, path) for each, part in waiting for path in part]
     carriers.sort(key=lambda carrier: -carrier.share)
-    islands: list[str] = []
-    mended = whole
-    for carrier in carriers:
-        if mended <= most_error or runs >= most_runs + len(carriers):
-            break
-        islands.append(carrier.module)
-        mended = error(islands)
-    return Diagnosis(
-        carriers=tuple(carrier for carrier in carriers if carrier.share > 0),
-        islands=tuple(islands) if mended <= most_error else (),
-        error=whole,
-        mended_error=mended,
-        runs=runs,
-    )
+    order = [path for _, path in sorted([(c.share, c.module) for c in carriers] + others, key=lambda one: -one[0])]
+    islands, mended = _fewest(order, error, most_error, whole)
+    return Diagnosis(carriers=tuple(carriers), islands=islands, error=whole, mended_error=mended, runs=len(errors))
+
+
+def _fewest(
+    order: Sequence[str], error: Callable[[Collection[str]], float], most_error: float, whole: float
+) -> tuple[tuple[str, ...], float]:
+    """The fewest of the first modules that suffice, by bisection, and the error with them; none if all do not."""
+    few, many = 0, len(order)
+    mended = error(order)
+    if whole <= most_error or mended > most_error:
+        return (), mended
+    while many - few > 1:
+        middle = (few + many) // 2
+        found = error(order[:middle])
+        if found <= most_error:
+            many, mended = middle, found
+        else:
+            few = middle
+    return tuple(order[:many]), mended
 
 
 def module_order(onnx: bytes) -> list[str]:

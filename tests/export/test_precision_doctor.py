@@ -83,6 +83,15 @@ def test_the_modules_that_carry_the_error_are_found_the_worst_first(
     assert found.runs < 2 * len(MODULES) + 3
 
 
+def test_an_error_that_many_modules_carry_a_little_of_is_mended_with_as_few_as_suffice() -> None:
+    modules = [f"layer.{number}" for number in range(64)]
+    image = np.zeros(SHAPE, np.float32)
+    found = find_islands(modules, lambda kept: noisy(dict.fromkeys(modules, 0.01), kept), image, image, 0.32)
+    assert found.carriers == ()
+    assert len(found.islands) == 32
+    assert found.mended_error == pytest.approx(0.32, rel=1e-3)
+
+
 def test_where_nothing_suffices_no_islands_are_named() -> None:
     """The noise is there whatever is kept in fp32."""
     image = np.zeros(SHAPE, np.float32)
