@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segkit_export import proving
+from segkit_export.errors import NothingToQuantise
 from segkit_export.failure import Findings, explain
 from segkit_export.progress import Progress
 from segkit_export.proving import NotProven, Proofs
@@ -91,11 +93,17 @@ def ask_doctor(
         return first_wrong_layer(source.network, attempt.variant().onnx, patch, progress)
     if not attempt.key:
         return None  # the runtime lowers the file itself: nothing in the file could be kept in fp32
+
+    def make(islands: Collection[str]) -> bytes:
+        try:
+            onnx = variants.make(attempt.key, islands).onnx
+        except NothingToQuantise:
+            return variants.fp32.onnx  # which it is with all of it kept
+        return proving.runnable(onnx, attempt.precision, attempt.arithmetic)
+
     return find_islands(
         module_order(variants.fp32.onnx),
-        lambda islands: proving.runnable(
-            variants.make(attempt.key, islands).onnx, attempt.precision, attempt.arithmetic
-        ),
+        make,
         patch,
         logits,
         _wanted_error(error),

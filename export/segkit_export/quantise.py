@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from segkit.errors import UsageError
 from segkit.extras import is_installed, require
-from segkit_export.errors import ExportFailed
+from segkit_export.errors import ExportFailed, NothingToQuantise
 from segkit_export.node_names import select_nodes
 from segkit_export.progress import Progress, silent
 from segkit_runtime.engines.openvino_module import import_openvino
@@ -71,7 +71,8 @@ def quantise(
     Raises:
         UsageError: there is no patch, or an island is not in the graph.
         MissingExtra: the recipe is OpenVINO's, and NNCF is not installed.
-        ExportFailed: the quantiser fails, finds no convolution, or what it writes is not valid.
+        NothingToQuantise: there is no convolution outside the islands.
+        ExportFailed: the quantiser fails, or what it writes is not valid.
     """
     import onnx as onnx_package
 
@@ -82,7 +83,7 @@ def quantise(
     model = onnx_package.load_model_from_string(onnx)
     excluded = sorted(select_nodes([node.name for node in model.graph.node], islands))
     if not any(node.op_type in _operators(recipe) and node.name not in excluded for node in model.graph.node):
-        raise ExportFailed("expected convolutions to quantise, found none outside the islands")
+        raise NothingToQuantise("expected convolutions to quantise, found none outside the islands")
     watched = _Patches(patches, model.graph.input[0].name, progress)
     try:
         if recipe == "openvino":

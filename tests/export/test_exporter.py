@@ -311,6 +311,23 @@ def test_what_fails_in_less_precision_is_explained_and_mended_only_on_request(
 
 
 @pytest.mark.usefixtures("traced")
+def test_the_doctor_is_asked_about_int8_too_where_a_network_with_all_kept_in_fp32_has_nothing_to_quantise(
+    registry: Registry, tmp_path: Path
+) -> None:
+    wanted = request(
+        tmp_path / "x.segkit",
+        precisions=("int8",),
+        bounds=Bounds(least_label_agreement=0.9999),
+        tensorrt=TensorRT(),
+    )
+    with pytest.raises(VerificationFailed, match=r"expected onnxruntime \(emulated\) in int8 .*"):
+        export(wanted, registry)
+    doctor = json.loads((tmp_path / "x.segkit.failed" / "failure.json").read_text())["doctor"]
+    assert doctor["islands"]
+    assert doctor["mended_error"] < doctor["error"]
+
+
+@pytest.mark.usefixtures("traced")
 def test_mending_keeps_the_modules_that_the_doctor_names_in_fp32(
     registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
