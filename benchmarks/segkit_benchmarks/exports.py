@@ -44,7 +44,8 @@ Trained networks are those of `segkit bench dsc --data phantom --quick`, held ag
 phantom, some on the middle of it where the row says so. Untrained ones are held against it on a made-up head, where ten
 times as many labels may differ, since random logits lie close together. *Emulated*: ONNX Runtime ran the file with each
 tensor rounded to the precision and products in fp32, which proves
-the file. TensorRT for RTX engines were built for Ampere and newer, and not run. Times depend on
+the file. Where layers are named that stay in fp32, the row above is without them, and `--mend` found them. TensorRT for
+RTX engines were built for Ampere and newer, and not run. Times depend on
 what else the machine did meanwhile."""
 
 Row = dict[str, Any]
@@ -188,7 +189,7 @@ def _prove(
     source: Source, variants: Variants, reference: Reference, precision: Precision, mend: bool, progress: Progress
 ) -> Iterator[Row]:
     from segkit_export import proving
-    from segkit_export.prover import ask_doctor
+    from segkit_export.prover import LEFT, ask_doctor
     from segkit_export.tolerances import Bounds
 
     tolerance = Bounds().tolerance(precision, source.weights.trained)
@@ -199,12 +200,16 @@ def _prove(
             yield _proof_row(source.name, runtime, finding.proof)
             if finding.proof.proven or not mend:
                 continue
-            found = ask_doctor(proving.NotProven(attempt, finding), source, variants, reference, progress)
-            islands = getattr(found, "islands", ())
-            if islands:
+            error = proving.NotProven(attempt, finding)
+            for left in LEFT:
+                islands = getattr(ask_doctor(error, source, variants, reference, progress, left), "islands", ())
+                if not islands:
+                    break
                 variants.set_islands(attempt.key, islands)
                 finding, _ = proving.prove_attempt(attempt, reference, tolerance, progress)
                 yield _proof_row(source.name, runtime, finding.proof, kept_in_fp32=list(islands))
+                if finding.proof.proven:
+                    break
         except SegkitError as error:
             yield _row(source.name, runtime, precision, "not run", reason=str(error))
 

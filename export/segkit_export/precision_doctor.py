@@ -190,7 +190,7 @@ def find_islands(
     """Find which modules carry the error of a precision, and which of them to keep in fp32.
 
     Args:
-        modules: paths of the modules, in the order they run.
+        modules: paths of the modules, and names of nodes outside of all, in the order they run.
         make: gives the file, as ONNX Runtime can run it, with some modules kept in fp32.
         patch: (1, C, X, Y, Z) float32.
         reference: logits (1, K, X, Y, Z) of torch.
@@ -253,8 +253,8 @@ def _fewest(
 
 
 def module_order(onnx: bytes) -> list[str]:
-    """Paths of the modules that have nodes in a file, in the order they run first."""
+    """Paths of the modules that have nodes in a file, and names of nodes outside of all, as they run first."""
     import onnx as onnx_package
 
     graph = onnx_package.load_model_from_string(onnx).graph
-    return [path for path in dict.fromkeys(module_path(node.name) for node in graph.node) if path]
+    return list(dict.fromkeys(module_path(node.name) or node.name for node in graph.node))

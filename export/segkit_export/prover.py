@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,19 +10,23 @@ from typing import TYPE_CHECKING
 from segkit_export import proving
 from segkit_export.errors import NothingToQuantise
 from segkit_export.failure import Findings, explain
+from segkit_export.precision_doctor import Diagnosis
 from segkit_export.progress import Progress
 from segkit_export.proving import NotProven, Proofs
 from segkit_export.reference import Reference
 from segkit_export.source import Source
 from segkit_export.variants import Variants
 from segkit_runtime.bundle import MODEL
-from segkit_runtime.manifest import Precision
+from segkit_runtime.manifest import Precision, Tolerance
 
 if TYPE_CHECKING:
     from segkit_export.exporter import Request
 
 AUTO: tuple[Precision, ...] = ("fp32", "bf16", "fp16", "int8")
 """What `--precision auto` tries."""
+
+LEFT = (0.9, 0.5)
+"""Shares of a bearable error that islands may leave, as they are tried: few islands first, then more."""
 
 
 class Prover:
@@ -63,28 +68,48 @@ class Prover:
             try:
                 proving.prove_attempts([attempt], self.reference, tolerance, self.progress, self.proofs)
             except NotProven as error:
-                found = ask_doctor(error, self.source, self.variants, self.reference, self.progress)
-                if not self._mend(error, found):
-                    raise explain(error, self.out, [label.name for label in self.source.labels], found) from error
-                proving.prove_attempts([attempt], self.reference, tolerance, self.progress, self.proofs)
+                self._mend(error, tolerance)
         if not auto:
             proving.require_something(precision, self.proofs)
 
-    def _mend(self, error: NotProven, found: Findings) -> bool:
-        islands = getattr(found, "islands", ())
-        if not (self.request.mend and islands):
-            return False
-        self.variants.set_islands(error.attempt.key, islands)
-        self.proofs.warnings.append(
-            f"{error.attempt.precision}: kept in fp32, since they carried too much error: {', '.join(islands)}"
-        )
-        return True
+    def _mend(self, error: NotProven, tolerance: Tolerance) -> None:
+        """Prove what failed with islands, if that was asked for; else say what the doctor found."""
+        attempt = error.attempt
+        for left in LEFT if self.request.mend else LEFT[-1:]:
+            found = ask_doctor(error, self.source, self.variants, self.reference, self.progress, left)
+            if not (self.request.mend and isinstance(found, Diagnosis) and found.islands):
+                break
+            self.variants.set_islands(attempt.key, found.islands)
+            try:
+                proving.prove_attempts([attempt], self.reference, tolerance, self.progress, self.proofs)
+            except NotProven:
+                found = dataclasses.replace(found, islands=())  # they did not suffice
+                continue
+            self.proofs.warnings.append(
+                f"{attempt.precision}: kept in fp32, since they carried too much error: {', '.join(found.islands)}"
+            )
+            return
+        raise explain(error, self.out, [label.name for label in self.source.labels], found) from error
 
 
 def ask_doctor(
-    error: NotProven, source: Source, variants: Variants, reference: Reference, progress: Progress
+    error: NotProven,
+    source: Source,
+    variants: Variants,
+    reference: Reference,
+    progress: Progress,
+    left: float = LEFT[-1],
 ) -> Findings:
-    """Find the layers that carry the error of a failed proof, on the patch where it is worst."""
+    """Find the layers that carry the error of a failed proof, on the patch where it is worst.
+
+    Args:
+        error: the failed proof.
+        source: the network.
+        variants: made the file that failed.
+        reference: what torch said.
+        progress: called after each run.
+        left: share of the error at which the proof would just hold that islands may leave.
+    """
     from segkit_export.precision_doctor import find_islands, first_wrong_layer, module_order
 
     finding, attempt = error.finding, error.attempt
@@ -102,23 +127,23 @@ def ask_doctor(
         return proving.runnable(onnx, attempt.precision, attempt.arithmetic)
 
     return find_islands(
-        module_order(variants.fp32.onnx),
+        module_order(variants.traced),
         make,
         patch,
         logits,
-        _wanted_error(error),
+        left * _bearable_error(error),
         most_runs=48 if attempt.precision != "int8" else 16,
         progress=progress,
     )
 
 
-def _wanted_error(error: NotProven) -> float:
-    """The mean difference of a logit at which the proof would hold, with something to spare."""
+def _bearable_error(error: NotProven) -> float:
+    """The mean difference of a logit at which the proof would just hold, if labels changed in proportion to it."""
     proof = error.finding.proof
     excess = [(1 - proof.label_agreement) / max(1 - proof.tolerance.least_label_agreement, 1e-9)]
     if proof.dice_difference is not None:
         excess.append(proof.dice_difference / max(proof.tolerance.most_dice_difference, 1e-9))
-    return 0.5 * proof.mean_abs_logit_difference / max(1.0, *excess)
+    return proof.mean_abs_logit_difference / max(1.0, *excess)
 
 
 def engine_precisions(request: Request, proofs: Proofs) -> list[Precision]:

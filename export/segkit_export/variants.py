@@ -42,6 +42,10 @@ class Variants:
         calibration: gives the patches (1, C, *patch) float32 that int8 is calibrated on.
         progress: called as int8 is calibrated.
         labels: whether each file tells labels beside logits, in the last step of its making; see `add_labels`.
+
+    Attributes:
+        traced: the traced network, without labels.
+        fp32: the file in fp32.
     """
 
     def __init__(
@@ -52,7 +56,7 @@ class Variants:
         *,
         labels: bool = False,
     ) -> None:
-        self._traced = onnx
+        self.traced = onnx
         self._labels = labels
         self.fp32 = self._finish(MODEL, "fp32", OPSET, onnx)
         self._calibration = calibration
@@ -76,7 +80,7 @@ class Variants:
         return self._make_quantised(cast("Recipe", key), islands)
 
     def _make_half(self, precision: Halves, islands: Collection[str]) -> Variant:
-        onnx = lower(self._traced, precision, islands)
+        onnx = lower(self.traced, precision, islands)
         opset = max(OPSET, BF16_OPSET) if precision == "bf16" else OPSET
         made = "weights and tensors cast, norms and islands left in fp32"
         return self._finish(f"model.{precision}.onnx", precision, opset, onnx, islands, made)
@@ -86,7 +90,7 @@ class Variants:
             self._patches = self._calibration()
         from segkit_export.quantise import quantise
 
-        onnx = quantise(self._traced, recipe, self._patches, self._progress, islands)
+        onnx = quantise(self.traced, recipe, self._patches, self._progress, islands)
         made = f"static quantisation for {recipe}, calibrated on {len(self._patches)} patches"
         return self._finish(f"model.int8.{recipe}.onnx", "int8", OPSET, onnx, islands, made)
 

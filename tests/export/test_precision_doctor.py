@@ -101,8 +101,9 @@ def test_where_nothing_suffices_no_islands_are_named() -> None:
     assert found.mended_error == pytest.approx(1.0)
 
 
-def test_modules_are_listed_in_the_order_they_run(unet_onnx: bytes) -> None:
+def test_modules_and_nodes_outside_of_all_are_listed_in_the_order_they_run(unet_onnx: bytes) -> None:
     order = module_order(unet_onnx)
     assert order[0].startswith("encoder.0")
     assert order[-1] == "head"
+    assert "/Concat" in order
     assert len(order) == len(set(order))
