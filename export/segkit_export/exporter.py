@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.metadata
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -134,21 +136,22 @@ def export(request: Request, registry: Registry, progress: Progress = silent) ->
     _require_writable(out, request.overwrite)
     _require_packages(request)
     progress("build network", 0, 0)
-    source = open_source(target, registry, patch=request.patch, bare=request.bare)
-    if request.overlap is not None:
-        source = replace(source, tiling=replace(source.tiling, overlap=request.overlap))
-    _require_spacing(source, request.resample_mm)
-    _require_tiles(source, request)
-    heads = choose_heads(source, registry, request.data, request.subjects)
-    progress("trace to ONNX", 0, 0)
-    onnx = to_onnx(
-        source.network,
-        source.channels,
-        source.tiling.patch,
-        _metadata(source),
-        dynamic=request.dynamic,
-        multiple=source.multiple,
-    )
+    with _collecting_later():
+        source = open_source(target, registry, patch=request.patch, bare=request.bare)
+        if request.overlap is not None:
+            source = replace(source, tiling=replace(source.tiling, overlap=request.overlap))
+        _require_spacing(source, request.resample_mm)
+        _require_tiles(source, request)
+        heads = choose_heads(source, registry, request.data, request.subjects)
+        progress("trace to ONNX", 0, 0)
+        onnx = to_onnx(
+            source.network,
+            source.channels,
+            source.tiling.patch,
+            _metadata(source),
+            dynamic=request.dynamic,
+            multiple=source.multiple,
+        )
     torch = TorchEngine(source.network)
     reference = run_reference(torch, heads, source.tiling, len(source.labels), progress)
     variants = Variants(
@@ -167,6 +170,18 @@ def export(request: Request, registry: Registry, progress: Progress = silent) ->
     bundle = write_bundle(out, manifest, files, overwrite=request.overwrite)
     forget(out)
     return Exported(bundle=bundle, warnings=tuple(proofs.warnings))
+
+
+@contextmanager
+def _collecting_later() -> Iterator[None]:
+    """No search for cycles meanwhile: torch's modules and a trace are many objects that stay, and it takes a second."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _require_writable(out: Path, overwrite: bool) -> None:

@@ -249,7 +249,9 @@ def _fewest(
             many, mended = middle, found
         else:
             few = middle
-    return tuple(order[:many]), mended
+    kept = order[:many]
+    # A module stands for all that is inside it.
+    return tuple(path for path in kept if not any(path.startswith(f"{other}.") for other in kept)), mended
 
 
 def module_order(onnx: bytes) -> list[str]:

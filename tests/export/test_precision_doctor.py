@@ -92,6 +92,14 @@ def test_an_error_that_many_modules_carry_a_little_of_is_mended_with_as_few_as_s
     assert found.mended_error == pytest.approx(0.32, rel=1e-3)
 
 
+def test_an_island_inside_another_is_not_named() -> None:
+    image = np.zeros(SHAPE, np.float32)
+    noise = {"stem": 1.0, "stem.0": 0.5, "head": 0.01}
+    found = find_islands(list(noise), lambda kept: noisy(noise, kept), image, image, 0.1)
+    assert [carrier.module for carrier in found.carriers] == ["stem", "stem.0"]
+    assert found.islands == ("stem",)
+
+
 def test_where_nothing_suffices_no_islands_are_named() -> None:
     """The noise is there whatever is kept in fp32."""
     image = np.zeros(SHAPE, np.float32)
