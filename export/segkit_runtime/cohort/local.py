@@ -13,6 +13,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
@@ -104,7 +105,12 @@ class _Process:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(target=_serve, args=(theirs, settings), name="segkit-cohort", daemon=True)
-        process.start()
+        resource_tracker.ensure_running()  # or it is started now, and lets SIGINT through again
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            process.start()  # with SIGINT blocked: Ctrl-C while it still imports ends in a traceback else
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         # Without another end of it here, the pipe ends when the process does.
         theirs.close()
         started = cls(process, ours, subject)

@@ -23,7 +23,11 @@ RunCohort = Callable[..., Summary]
 
 _FAULTS = '''
 """Imported by every Python process at its start: lets a test stop or end a worker at a certain head."""
-import os, pathlib, signal, time
+import os, pathlib, signal, sys, time
+
+if "--multiprocessing-fork" in sys.orig_argv and os.environ.get("COHORT_SLOW_START"):
+    pathlib.Path(os.environ["COHORT_FAULTS"], f"{os.getpid()}.starting").touch()
+    time.sleep(1)
 
 from segkit_runtime.segmenter import Segmenter
 

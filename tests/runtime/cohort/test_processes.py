@@ -111,6 +111,20 @@ class TestCommand:
         again = subprocess.run([*command, "--resume", "--json"], capture_output=True, text=True, check=True)
         assert [row["status"] for row in json.loads(again.stdout)["subjects"]] == ["kept", "done", "kept"]
 
+    def test_a_worker_leaves_ctrl_c_to_its_parent_from_its_first_moment(
+        self, command: list[str], faults, wait_until: Callable, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("COHORT_SLOW_START", "1")
+        running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        try:
+            wait_until(lambda: len(list(faults.folder.glob("*.starting"))) == 2, "two workers that start")
+            for file in faults.folder.glob("*.starting"):
+                os.kill(int(file.stem), signal.SIGINT)
+            _, errors = running.communicate(timeout=60)
+        finally:
+            running.kill()
+        assert (running.returncode, "Traceback" in errors) == (0, False)
+
     def test_workers_do_not_outlive_a_command_that_is_killed(
         self, command: list[str], faults, wait_until: Callable, tmp_path: Path
     ) -> None:
