@@ -210,6 +210,8 @@ def _prove(
                 yield _proof_row(source.name, runtime, finding.proof, kept_in_fp32=list(islands))
                 if finding.proof.proven:
                     break
+            if not finding.proof.proven:
+                variants.set_islands(attempt.key, ())  # none sufficed: the engine is built without
         except SegkitError as error:
             yield _row(source.name, runtime, precision, "not run", reason=str(error))
 
