@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -31,7 +30,7 @@ from segkit_benchmarks.peers.work import (
     Net,
     bundle_path,
 )
-from segkit_benchmarks.turns import Result, Side, Turn
+from segkit_benchmarks.turns import Figures, Result, Side, Turn
 
 FIRST_PATCH = "segkit_benchmarks.peers.first_patch"
 COLD = ", nothing cached"
@@ -62,11 +61,8 @@ def repeat(turn: Turn, program: Program) -> None:
     _run(program.once or program.words, program)
     turn({})
     while True:
-        seconds, said = _run(program.words, program)
-        # The largest of all so far; each run of a program takes the same.
-        largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-        figures = {"seconds": seconds, "peak_mib": round(largest / (2**20 if sys.platform == "darwin" else 2**10), 1)}
-        turn(figures | ({"ran": _what_ran(json.loads(said))} if program.tells else {}))
+        figures, said = _run(program.words, program)
+        turn({**figures} | ({"ran": _what_ran(json.loads(said))} if program.tells else {}))
 
 
 def _what_ran(told: Mapping[str, Any]) -> str:
@@ -83,8 +79,8 @@ def by_what_ran(results: Mapping[str, Result]) -> dict[str, Result]:
     return named
 
 
-def _run(words: Sequence[str], program: Program) -> tuple[float, bytes]:
-    """The time that a program took in s, and what it said."""
+def _run(words: Sequence[str], program: Program) -> tuple[Figures, bytes]:
+    """The time in s that a program took, its largest resident memory in MiB, and what it said."""
     with tempfile.TemporaryDirectory(prefix="segkit-peers-") as fresh, tempfile.TemporaryFile() as errors:
         environment = os.environ | {"XDG_CACHE_HOME": str(program.cache or fresh)}
         began = time.perf_counter()
@@ -96,14 +92,16 @@ def _run(words: Sequence[str], program: Program) -> tuple[float, bytes]:
             out = process.stdout.readline() if program.until == "line" else process.stdout.read()
             seconds = time.perf_counter() - began
             out += process.stdout.read()
-        code = process.wait()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = code = os.waitstatus_to_exitcode(status)
         if program.until == "end":
             seconds = time.perf_counter() - began
         if code:
             errors.seek(0)
             said = errors.read().decode(errors="replace").strip().splitlines()
             raise SegkitError(f"its program ended with code {code}: {said[-1] if said else 'it said nothing'}")
-    return seconds, out
+    peak_mib = usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    return {"seconds": seconds, "peak_mib": round(peak_mib, 1)}, out
 
 
 def first_patches(
