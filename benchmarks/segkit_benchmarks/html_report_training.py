@@ -64,7 +64,7 @@ def _dsc_table(file: DscFile, table: str) -> Table:
         caption=f"{table}: now on {data}, protocol {file.protocol!r}",
         columns=columns,
         rows=[_dsc_row(row, names) for row in rows],
-        notes=[f"{file.convention}. {file.minutes:g} minutes in all."],
+        notes=[f"{file.convention}. {file.minutes:g} minutes of training in all."],
     )
 
 

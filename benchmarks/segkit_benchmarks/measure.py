@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from segkit.children import start_child
 from segkit.memory import peak_mib
 from segkit.registry import Registry
 
@@ -65,7 +65,7 @@ def measure_runtime(
     here, there = context.Pipe(duplex=False)
     registry = Registry(registry.entries, registry.switches)  # without what it has loaded
     process = context.Process(target=_child, args=(there, registry, bundle, runtime, engine, settings), daemon=True)
-    process.start()
+    start_child(process)
     there.close()
     try:
         while True:
@@ -84,7 +84,6 @@ def measure_runtime(
 def _child(
     pipe: Connection, registry: Registry, bundle: Path, runtime: str, engine: str | None, settings: Settings
 ) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the parent ends this process
     try:
         pipe.send(_measure(registry, bundle, runtime, engine, settings, pipe.send))
     except Exception as error:

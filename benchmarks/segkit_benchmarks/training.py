@@ -26,7 +26,7 @@ from segkit_benchmarks import training_peers as peers
 from segkit_benchmarks.machine import cpu_capabilities, installed_versions
 from segkit_benchmarks.profile import describe_machine
 from segkit_benchmarks.training_ours import Net
-from segkit_benchmarks.training_report import Report, patch_report, print_report, step_report
+from segkit_benchmarks.training_report import Report, patch_report, print_report, render_markdown, step_report
 from segkit_benchmarks.turns import Side, take_turns
 
 PHANTOM_SEED = 11
@@ -183,12 +183,13 @@ def training(
         print_json(report)
         return
     print_report(report)
-    click.echo(f"\n{out / 'training.json'}")
+    click.echo(f"\n{out / 'training.json'}, {out / 'training.md'}")
 
 
 def _write(report: Report, out: Path) -> None:
     """Whatever is measured stays, should the rest take too long."""
-    write_bytes(out / "training.json", json.dumps(report, indent=1).encode())
+    write_bytes(out / "training.json", (json.dumps(report, indent=1) + "\n").encode())
+    write_bytes(out / "training.md", render_markdown(report).encode())
 
 
 def _peers(wanted: Sequence[str]) -> list[str]:

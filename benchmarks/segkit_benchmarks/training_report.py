@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import click
@@ -13,12 +13,14 @@ from segkit.cli.output import print_table
 from segkit.volume import format_size
 from segkit_benchmarks import training_ours as ours
 from segkit_benchmarks import training_peers as peers
+from segkit_benchmarks.table1_render import markdown_table
 from segkit_benchmarks.training_ours import Net
 from segkit_benchmarks.turns import Result
 
 Report = dict[str, Any]
 
 FLOORS = {
+    (ours.DEFAULT, peers.MONAI): (3.0, 50.0),
     (ours.DEFAULT, peers.MONAI_TUNED): (3.0, 50.0),
     (ours.DEFAULT, peers.MONAI_WORKERS): (3.0, 50.0),
     (ours.DEFAULT, peers.NNUNET): (1.7, 12.0),
@@ -32,6 +34,21 @@ STEP_FLOORS = {"vnet": 3.0, "unet3d-residual": 2.0, "densenet3d": 2.2}
 """How many times as fast as MedicalZoo's a step in bf16 is to be, on a CPU that computes in bf16."""
 
 FLOOR_SIDES = ("segkit bf16", "MedicalZoo fp32")
+
+_READING = """\
+Each side is in a process of its own. A figure is the median of {rounds} rounds of all sides in turn, with the least and
+the most; ratios are taken round by round. Floors stand below their table, met or missed.
+
+Patches hold labelled tissue, two channels and the label, and are drawn from eight heads of 256x192x144. segkit draws
+them from its store: one after the other, and some threads ahead; `segkit train` has one thread ahead. MONAI draws them
+as its tutorials do, by `CacheDataset`, `RandCropByPosNegLabeld` and `DataLoader`. *Tuned*, it finds the foreground once
+(`FgBgToIndicesd`), does not copy what it has cached, and does not start anew after each round through the heads; then
+with two workers too, and with four patches of each head that it turns to. nnU-Net's own loader draws from its own files
+with foreground forced. MedicalZoo's loader reads patches that it has written before; *making* is how it writes them.
+
+A step is forward, Dice, backward and SGD. segkit's are those of `segkit train --recipe thesis`, with the drawing of the
+patches. MONAI's loop trains the same network with MONAI's Dice in plain eager torch, and MedicalZoo's trains its own
+network of the same kind with its own Dice, both on one batch of noise."""
 
 
 def patch_report(results: Mapping[str, Result], sizes: Sequence[Size], judged: bool) -> Report:
@@ -104,52 +121,91 @@ def _ratio(work: str, mine: str, peer: str, values: Sequence[float], floor: floa
     return {"work": work, "ours": mine, "peer": peer, "ratio": _spread(values), "floor": floor, "met": met}
 
 
+Table = tuple[str, list[Report], list[str]]
+"""Its title, its lines, and what is to be said below it."""
+
+
 def print_report(report: Report) -> None:
     """Tables for people."""
+    for title, lines, notes in _tables(report):
+        print_table(lines, title=title)
+        for note in notes:
+            click.echo(note)
+
+
+def render_markdown(report: Report) -> str:
+    """The page of a report, such as docs/training.md."""
+    machine = report["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
+    parts = [
+        "# Training, beside other software",
+        f"From `segkit bench training` on {machine['cpu']}, {machine['cores']} cores, {report['created'][:10]}; "
+        f"{versions}.",
+        _READING.format(rounds=report["repeats"]),
+    ]
+    for title, lines, notes in _tables(report):
+        parts += [f"## {title.capitalize()}", markdown_table(lines), "\n".join(f"- {note}" for note in notes)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _tables(report: Report) -> Iterator[Table]:
     if "patches" in report:
-        _print_patches(**report["patches"])
+        yield _patch_table(**report["patches"])
     if "steps" in report:
-        _print_steps(report["steps"], report["machine"])
+        title, lines, notes = _step_table(report["steps"], report["machine"])
         if "bf16" not in report["precisions"]:
-            click.echo("not measured: bf16; --precision bf16 measures it, however long that takes")
+            notes.append("not measured: bf16; --precision bf16 measures it, however long that takes")
+        yield title, lines, notes
 
 
-def _print_patches(rows: Sequence[Report], ratios: Sequence[Report]) -> None:
+def _patch_table(rows: Sequence[Report], ratios: Sequence[Report]) -> Table:
     measured = [row for row in rows if "failed" not in row]
-    print_table([_patch_line(row, ratios) for row in measured], title="patches, batch 1")
+    notes = []
     for row in measured:
         if row["side"] == ours.DEFAULT:
             taken = row["seconds"]["first_patch_seconds"]
             met = "met" if taken < FIRST_PATCH_SECONDS else "missed"
-            click.echo(f"first patch of a store: {taken:.3f} s, wanted below {FIRST_PATCH_SECONDS}: {met}")
-    _print_floors(ratios)
-    _print_failures(rows)
+            notes.append(f"first patch of a store: {taken:.3f} s, wanted below {FIRST_PATCH_SECONDS}: {met}")
+    return (
+        "patches, batch 1",
+        [_patch_line(row, ratios) for row in measured],
+        [*notes, *_floors(ratios), *_failures(rows)],
+    )
 
 
-def _print_steps(rows: Sequence[Report], machine: Report) -> None:
+def _step_table(rows: Sequence[Report], machine: Report) -> Table:
     lines = [_step_line(row) for row in rows if "failed" not in row]
     columns = dict.fromkeys(key for line in lines for key in line)
-    print_table([{key: line.get(key) for key in columns} for line in lines], title="training steps, seconds")
     peak = machine["gemm_gflops_per_second"] or {}
     products = ", ".join(f"{name} products at {value:,.0f} GFLOP/s" for name, value in peak.items())
     capabilities = ", ".join(machine["capabilities"]) or "instructions not known"
-    click.echo(f"{machine['cpu']}, {machine.get('threads')} threads, {capabilities}; {products}")
-    _print_floors([ratio for row in rows for ratio in row.get("ratios", [])])
-    _print_failures(rows)
+    floors = _floors([ratio for row in rows for ratio in row.get("ratios", [])])
+    return (
+        "training steps, seconds",
+        [{key: line.get(key) for key in columns} for line in lines],
+        [
+            f"{machine['cpu']}, {machine.get('threads')} threads, {capabilities}; {products}",
+            *floors,
+            *_failures(rows),
+        ],
+    )
 
 
-def _print_floors(ratios: Sequence[Report]) -> None:
-    for ratio in ratios:
-        if ratio["floor"]:
-            met = "met" if ratio["met"] else "missed"
-            who = f"{ratio['work']}, {ratio['ours']} over {ratio['peer']}"
-            click.echo(f"{who}: {_text(ratio['ratio'])} x, wanted {ratio['floor']:g}: {met}")
+def _floors(ratios: Sequence[Report]) -> list[str]:
+    return [
+        f"{ratio['work']}, {ratio['ours']} over {ratio['peer']}: {_text(ratio['ratio'])} x, wanted "
+        f"{ratio['floor']:g}: {'met' if ratio['met'] else 'missed'}"
+        for ratio in ratios
+        if ratio["floor"]
+    ]
 
 
-def _print_failures(rows: Sequence[Report]) -> None:
-    for row in rows:
-        if "failed" in row:
-            click.echo(f"not measured: {row.get('model', 'patches')}, {row['side']}: {row['failed']}")
+def _failures(rows: Sequence[Report]) -> list[str]:
+    return [
+        f"not measured: {row.get('model', 'patches')}, {row['side']}: {row['failed']}"
+        for row in rows
+        if "failed" in row
+    ]
 
 
 def _patch_line(row: Report, ratios: Sequence[Report]) -> Report:

@@ -17,6 +17,7 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
+from segkit.children import start_child
 from segkit.errors import SegkitError
 from segkit.memory import peak_mib
 
@@ -105,7 +106,7 @@ class _Process:
         self.pipe, there = context.Pipe()
         # Not a daemon: it may have workers of its own.
         self.process: SpawnProcess = context.Process(target=_child, args=(there, side, threads))
-        self.process.start()
+        start_child(self.process)
         there.close()
 
     def receive(self) -> Figures:
@@ -152,7 +153,6 @@ class _Over(BaseException):  # no side catches it by mistake
 
 
 def _child(pipe: Connection, side: Side, threads: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the parent ends this process
     os.environ["OMP_NUM_THREADS"] = str(threads)  # nothing that reads it is imported yet
 
     def turn(figures: Figures) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import signal
 import tempfile
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -12,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 
+from segkit.children import start_child
 from segkit.errors import SegkitError
 from segkit.memory import peak_growth_bytes
 from segkit_export.progress import Progress, silent
@@ -76,7 +76,7 @@ def measured_memory(runtime: str, onnx: bytes, shape: tuple[int, ...]) -> Runtim
         file = Path(folder, "model.onnx")
         file.write_bytes(onnx)
         process = context.Process(target=_child, args=(there, runtime, file, shape), daemon=True)
-        process.start()
+        start_child(process)
         there.close()
         try:
             answer: int | str | None = here.recv()
@@ -95,7 +95,6 @@ def measured_memory(runtime: str, onnx: bytes, shape: tuple[int, ...]) -> Runtim
 
 
 def _child(pipe: Connection, runtime: str, file: Path, shape: tuple[int, ...]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the parent ends this process
     try:
         _run_twice(runtime, TINY_ONNX, (1, 1, 1, 1, 1))
         pipe.send(peak_growth_bytes(lambda: _run_twice(runtime, file.read_bytes(), shape)))

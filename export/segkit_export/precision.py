@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from segkit_export.errors import ExportFailed
 from segkit_export.graph_edit import HalfPrecision, close_graph, half_type, insert_cast, open_graph, retype
 from segkit_export.node_names import module_path, select_nodes
+from segkit_export.norms import written_out_norm
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -38,9 +39,6 @@ _FLOAT_OPERATORS = frozenset(
 
 _FLOAT_OPERATORS_BF16 = frozenset({"ConvTranspose"})
 """TensorRT for RTX cannot infer the output type of a transposed convolution in bf16."""
-
-_WRITTEN_OUT_NORM = "/InstanceNormalization/"
-"""In the name of each node that `segkit_export.norms` writes: a norm is an island from its first node to its last."""
 
 _FLOAT_INPUTS = frozenset({("Resize", 1), ("Resize", 2)})
 """Inputs (operator, place) that say where voxels lie rather than what is in them."""
@@ -108,7 +106,7 @@ class _Lowering:
         return (
             node.op_type in _FLOAT_OPERATORS
             or (self.precision == "bf16" and node.op_type in _FLOAT_OPERATORS_BF16)
-            or _WRITTEN_OUT_NORM in str(node.name)
+            or written_out_norm(str(node.name)) is not None  # a norm is an island from its first node to its last
             # What makes floats of none, a constant or a Cast of integers, says in an attribute which.
             or not any(value is not None and value.dtype == self.float for value in node.inputs)
             or not self._is_defined(node)

@@ -11,11 +11,12 @@ import pytest
 
 from segkit_benchmarks.demo_result import render_markdown as render_demo
 from segkit_benchmarks.io import render_markdown as render_io
+from segkit_benchmarks.training_report import render_markdown as render_training
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "docs" / "results"
 
-MADE = {"docs/table1.md", "docs/peers.md", "docs/exports.md", "docs/io.md"}
+MADE = {"docs/table1.md", "docs/peers.md", "docs/exports.md", "docs/io.md", "docs/training.md"}
 """Pages that are made from results as a whole; a test of each benchmark holds them."""
 
 FACTS = {
@@ -51,6 +52,10 @@ def test_the_readme_shows_what_the_committed_demo_gave() -> None:
 
 def test_the_committed_page_of_images_is_that_of_the_committed_result() -> None:
     assert (ROOT / "docs" / "io.md").read_text() == render_io(committed("io.json"))
+
+
+def test_the_committed_page_of_training_is_that_of_the_committed_result() -> None:
+    assert (ROOT / "docs" / "training.md").read_text() == render_training(committed("training.json"))
 
 
 def test_the_trial_of_the_background_is_told_as_its_result_has_it() -> None:

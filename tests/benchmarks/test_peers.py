@@ -74,11 +74,7 @@ def network(registry: Registry, folder: Path) -> Mapping[str, Any]:
 
 
 @pytest.fixture
-def task(
-    folder: Path, network: Mapping[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[Case, str], Task]:
-    monkeypatch.setenv("XDG_CACHE_HOME", "a side sets its own")
-
+def task(folder: Path, network: Mapping[str, Any], tmp_path: Path) -> Callable[[Case, str], Task]:
     def make(case: Case, name: str) -> Task:
         return Task(
             folder=folder,

@@ -66,6 +66,19 @@ def test_segment_gives_what_the_network_gave_in_evaluate(
     np.testing.assert_array_equal(nib.load(out).affine, nib.load(images(job)["t1"]).affine)
 
 
+def test_the_runtimes_give_the_same_labels(job: Job, segkit: Segkit, tmp_path: Path) -> None:
+    found = []
+    for runtime in ("onnxruntime", "openvino"):
+        out = tmp_path / f"{runtime}.nii.gz"
+        words = f"segment {job.bundle} --modality T1={{t1}} --modality T2={{t2}} --out {out} --runtime {runtime}"
+        done = segkit(words, **images(job))
+        assert done.code == 0, done.err
+        found.append(read_volume(out).data)
+    head = np.logical_or.reduce([read_volume(path).data != 0 for path in images(job).values()])
+    assert len(np.unique(found[0][head])) > 1
+    assert (found[0] == found[1])[head].mean() >= 0.9999
+
+
 def test_a_flipped_and_permuted_copy_gets_the_same_labels_in_patient_space(
     job: Job, segkit: Segkit, tmp_path: Path
 ) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from segkit_export.norms import join_instance_norms
 from segkit_export.onnx_export import to_onnx
 from segkit_runtime.engines import ONNX_RUNTIMES, open_engine
 
@@ -68,6 +69,41 @@ def test_the_plain_operator_would_lose_those_digits() -> None:
     for runtime in ONNX_RUNTIMES:
         plain = open_engine(runtime, model.SerializeToString()).run(images)
         assert np.abs(plain - exact).max() > 1e-4, runtime
+
+
+class Twice(nn.Module):
+    """Two norms by the network itself, whose nodes have no module to be named by, and a convolution between them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.between = nn.Conv3d(2, 2, 3, padding=1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        hidden = self.between(nn.functional.instance_norm(images))
+        return nn.functional.instance_norm(hidden, weight=torch.tensor([2.0, 3.0]), eps=0.1)
+
+
+@pytest.mark.parametrize("network", [Norm(), Norm(affine=False), Norm(epsilon=1e-2), Twice()])
+@pytest.mark.parametrize("patch", [(16, 8, 24), (13, 7, 11)])
+def test_norms_joined_again_are_single_operators_that_compute_the_same(
+    network: nn.Module, patch: tuple[int, int, int]
+) -> None:
+    written = onnx.load_model_from_string(to_onnx(network.eval(), 2, patch))
+    joined = join_instance_norms(written)
+    onnx.checker.check_model(joined, full_check=True)
+    norms = 2 if isinstance(network, Twice) else 1
+    operators = [node.op_type for node in joined.graph.node]
+    assert operators.count("InstanceNormalization") == norms
+    assert set(operators) <= {"InstanceNormalization", "Conv"}
+    taken = {name for node in joined.graph.node for name in node.input}
+    assert {tensor.name for tensor in joined.graph.initializer} <= taken
+    images = np.random.default_rng(0).normal(3, 2, (1, 2, *patch)).astype(np.float32)
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(images)).numpy()
+    for runtime in ONNX_RUNTIMES:
+        found = open_engine(runtime, joined.SerializeToString()).run(images)
+        np.testing.assert_allclose(found, expected, atol=1e-4, err_msg=runtime)
+    assert "InstanceNormalization" not in {node.op_type for node in written.graph.node}
 
 
 def test_group_norms_are_left_as_the_exporter_writes_them() -> None:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from torch import nn
 
 from segkit.errors import MissingExtra, UsageError
 from segkit_export.errors import ExportFailed
@@ -104,6 +105,15 @@ def test_an_island_is_not_quantised(recipe: Recipe, unet_onnx: bytes, patches: l
     for name, makers in found:
         if "/ConvTranspose" not in name:
             assert ("DequantizeLinear" in makers) != name.startswith("encoder.0"), name
+
+
+@each_recipe
+def test_only_openvino_has_its_norms_in_one_piece(recipe: Recipe, patches: list[NDArray[np.float32]]) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv3d(1, 4, 3, padding=1), nn.InstanceNorm3d(4), nn.ReLU(), nn.Conv3d(4, 2, 1)).eval()
+    found = onnx.load_from_string(quantise(to_onnx(network, 1, PATCH), recipe, patches[:1], islands=["1"])).graph
+    norms = [node.name for node in found.node if node.op_type == "InstanceNormalization"]
+    assert norms == (["1/InstanceNormalization"] if recipe == "openvino" else [])
 
 
 def test_two_runs_give_the_same_bytes(

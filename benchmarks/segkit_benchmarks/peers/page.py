@@ -25,10 +25,9 @@ weights of its Gaussian from zero in its own way. A ratio counts where at least 
 same label: where logits lie close together, as those of random weights do, some fall either way. MedicalZoo's code puts
 voxels in wrong places; its time is compared all the same.
 
-Peak memory is the largest resident memory of a process, libraries included. What segkit runs on OpenVINO comes compiled
-from the user's cache, as at every start on a machine but the first. Stripped heads are given to the peers whole, and
-cropped where they have a call for that. Floors of whole volumes were set on a CPU that computes in bf16 with
-AMX; one that is missed on another CPU is not comparable, and the ratio in fp32 is what counts there."""
+Peak memory is the largest resident memory of a process, libraries included. Stripped heads are given to the peers
+whole, and cropped where they have a call for that. Floors were set on a CPU that computes in bf16 with AMX; one of time
+that is missed on another CPU is not comparable, and the ratio in fp32 is what counts there."""
 
 
 _RUNS = """\

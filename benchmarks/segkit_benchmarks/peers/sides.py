@@ -9,24 +9,20 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from segkit.errors import SegkitError
-from segkit.files import sha256_of
 from segkit_benchmarks.peers.network import load_network
 from segkit_benchmarks.peers.work import CLASSES, Task, bundle_path
-from segkit_benchmarks.turns import Turn, take_turns
+from segkit_benchmarks.turns import Turn
 
 if TYPE_CHECKING:
     import torch
 
-    from segkit_runtime.engines import RuntimeEngine
     from segkit_runtime.manifest import Precision
 
 Images = NDArray[np.float32]
@@ -36,19 +32,17 @@ Segment = Callable[[Images, NDArray[np.bool_]], tuple[Labels, int]]
 
 
 def segkit(turn: Turn, task: Task, runtime: str, precision: Precision) -> None:
-    """What `Segmenter.segment` does between reading and writing, with the patch of the network.
-
-    As at any start on a machine but the first: what a runtime compiles was compiled by a process before this one.
-    """
+    """What `Segmenter.segment` does between reading and writing, with the patch of the network."""
     from segkit.inference import Tiling, run_plan
     from segkit.patches import plan
+    from segkit_runtime.engines import open_engine
     from segkit_runtime.engines.checked import CheckedEngine
 
-    os.environ["XDG_CACHE_HOME"] = str(task.folder / "cache")
-    compiled = take_turns({"compiling": partial(_compile, task, runtime, precision)}, 0, task.threads)["compiling"]
-    if compiled.failed:
-        raise SegkitError(compiled.failed)
-    engine = CheckedEngine(_open(task, runtime, precision), CLASSES)
+    onnx = _onnx(task, runtime, precision)
+    output = cast("Any", "logits" if task.case.overlap else "labels")
+    opened = open_engine(runtime, onnx, precision=precision, threads=task.threads, output=output)
+    del onnx
+    engine = CheckedEngine(opened, CLASSES)
     tiling = Tiling(task.patch, task.case.overlap)
 
     def segment(images: Images, mask: NDArray[np.bool_]) -> tuple[Labels, int]:
@@ -58,39 +52,15 @@ def segkit(turn: Turn, task: Task, runtime: str, precision: Precision) -> None:
     _measure(turn, task, segment)
 
 
-def _compile(task: Task, runtime: str, precision: Precision, turn: Turn) -> None:
-    """Put what a runtime compiles into the cache, if it keeps anything; for a process of its own."""
-    _open(task, runtime, precision).close()
-    turn({})
-
-
-def _open(task: Task, runtime: str, precision: Precision) -> RuntimeEngine:
-    from segkit_runtime.engines import open_engine, reopen_engine
-
-    onnx = _onnx(task, runtime, precision)
-    sha256 = sha256_of(onnx)
-    options: dict[str, Any] = {
-        "precision": precision,
-        "device": "cpu",
-        "threads": task.threads,
-        "output": "logits" if task.case.overlap else "labels",
-    }
-    engine = reopen_engine(runtime, sha256, **options)
-    if engine is None:
-        engine = open_engine(runtime, onnx.read_bytes(), **options)
-        engine.keep(sha256)
-    return engine
-
-
-def _onnx(task: Task, runtime: str, precision: Precision) -> Path:
+def _onnx(task: Task, runtime: str, precision: Precision) -> bytes:
     """The traced file; of int8 the one that is proven in the bundle."""
     from segkit_runtime.bundle import Bundle
     from segkit_runtime.choice import choose_ways
 
     if precision != "int8":
-        return task.folder / f"{task.model}.onnx"
+        return (task.folder / f"{task.model}.onnx").read_bytes()
     bundle = Bundle.open(bundle_path(task.folder, task.model, task.case.overlap))
-    return bundle.folder / choose_ways(bundle.manifest, runtime, precision)[0].file
+    return bundle.read(choose_ways(bundle.manifest, runtime, precision)[0].file)
 
 
 def monai(turn: Turn, task: Task, precision: str = "fp32", cropped: bool = False) -> None:

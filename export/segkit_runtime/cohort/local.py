@@ -13,11 +13,11 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
-from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
+from segkit.children import start_child
 from segkit.errors import SegkitError
 from segkit_runtime.cohort.records import Row, Settings
 from segkit_runtime.cohort.subjects import CohortSubject
@@ -105,12 +105,7 @@ class _Process:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(target=_serve, args=(theirs, settings), name="segkit-cohort", daemon=True)
-        resource_tracker.ensure_running()  # or it is started now, and lets SIGINT through again
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            process.start()  # with SIGINT blocked: Ctrl-C while it still imports ends in a traceback else
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        start_child(process)
         # Without another end of it here, the pipe ends when the process does.
         theirs.close()
         started = cls(process, ours, subject)
@@ -158,8 +153,6 @@ def _how_it_ended(code: int | None) -> str:
 
 def _serve(connection: Connection, settings: Settings) -> None:
     """What a worker process does until the pipe ends."""
-    # Ctrl-C reaches the whole group; the parent decides what ends.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _exit)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     worker = Worker(settings)
