@@ -71,8 +71,8 @@ def run_in_processes(settings: Settings, subjects: Sequence[CohortSubject], coun
                     continue
                 yield row
                 if process.ended or not waiting:
+                    process.end()  # Ctrl-C meanwhile: it is ended again below, and killed if that takes too long
                     busy.remove(process)
-                    process.end()
                     if waiting:
                         busy.append(_Process.start(settings, waiting.popleft()))
                 else:
