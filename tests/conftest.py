@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,11 @@ from segkit import Registry
 from segkit.cards import load_attribute
 from segkit.registry import Switches
 from segkit_runtime.cuda import why_no_device
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Meet Ctrl-C, as whatever tests start then does: a job in a script's background ignores it, and so would they."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
