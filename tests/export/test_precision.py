@@ -130,6 +130,28 @@ def test_norms_from_mean_to_root_and_softmaxes_stay_fp32(small: bytes, precision
     assert types["/Softmax"] == TensorProto.FLOAT
 
 
+class NormTwice(torch.nn.Module):
+    """One module whose norms have one name but for a number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = torch.nn.InstanceNorm3d(1)
+        self.between = torch.nn.Conv3d(1, 1, 1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.norm(self.between(self.norm(images)))
+        return found
+
+
+@both
+def test_a_norm_that_is_called_twice_stays_fp32_both_times(precision: HalfPrecision) -> None:
+    content = lower(to_onnx(NormTwice().eval(), 1, PATCH), precision)
+    types = output_types(content)
+    inside = {name: types[name] for name in types.keys() - casts_of(content) if "/InstanceNormalization" in name}
+    assert {name.split("/")[1] for name in inside} == {"InstanceNormalization", "InstanceNormalization_2"}
+    assert set(inside.values()) == {TensorProto.FLOAT}
+
+
 def test_transposed_convolutions_stay_fp32_in_bf16_alone(small: bytes) -> None:
     assert output_types(lower(small, "bf16"))["up/ConvTranspose"] == TensorProto.FLOAT
     assert output_types(lower(small, "fp16"))["up/ConvTranspose"] == TensorProto.FLOAT16

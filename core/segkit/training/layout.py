@@ -44,7 +44,6 @@ class _ChannelsLastInstanceNorm3d(nn.InstanceNorm3d):
             if output.requires_grad:
                 output.register_hook(Tensor.contiguous)  # type: ignore[no-untyped-call]
             return output
-        self._check_input_dim(input)
         patches = [
             functional.batch_norm(patch, None, None, self.weight, self.bias, training=True, eps=self.eps)
             for patch in torch.split(input, 1)

@@ -153,7 +153,6 @@ def _how_it_ended(code: int | None) -> str:
 
 def _serve(connection: Connection, settings: Settings) -> None:
     """What a worker process does until the pipe ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # blocked already; what stays pending would count, were it let through
     signal.signal(signal.SIGTERM, _exit)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     worker = Worker(settings)
