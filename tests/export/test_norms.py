@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from segkit_export.norms import join_instance_norms
-from segkit_export.onnx_export import to_onnx
+from segkit_export.onnx_export import Dynamic, to_onnx
 from segkit_runtime.engines import ONNX_RUNTIMES, open_engine
 
 
@@ -55,6 +55,17 @@ def test_a_patch_of_background_is_normalised_as_exactly_as_in_double_precision(
         np.testing.assert_allclose(open_engine(runtime, content).run(images), exact, atol=2e-5, err_msg=runtime)
 
 
+def test_patches_of_any_size_are_normalised_as_exactly_where_the_sizes_are_open() -> None:
+    network = Norm().eval()
+    content = to_onnx(network, 2, (16, 16, 16), dynamic="size", multiple=8)
+    for patch in ((64, 64, 64), (48, 40, 24)):
+        images = mostly_background(patch)
+        with torch.inference_mode():
+            exact = network.double()(torch.from_numpy(images).double()).numpy()
+        for runtime in ONNX_RUNTIMES:
+            np.testing.assert_allclose(open_engine(runtime, content).run(images), exact, atol=2e-5, err_msg=runtime)
+
+
 def test_the_plain_operator_would_lose_those_digits() -> None:
     """If runtimes ever sum better, this fails and `norms` can go."""
     patch = (64, 64, 64)
@@ -84,11 +95,11 @@ class Twice(nn.Module):
 
 
 @pytest.mark.parametrize("network", [Norm(), Norm(affine=False), Norm(epsilon=1e-2), Twice()])
-@pytest.mark.parametrize("patch", [(16, 8, 24), (13, 7, 11)])
+@pytest.mark.parametrize(("patch", "dynamic"), [((16, 8, 24), "none"), ((13, 7, 11), "none"), ((16, 8, 24), "size")])
 def test_norms_joined_again_are_single_operators_that_compute_the_same(
-    network: nn.Module, patch: tuple[int, int, int]
+    network: nn.Module, patch: tuple[int, int, int], dynamic: Dynamic
 ) -> None:
-    written = onnx.load_model_from_string(to_onnx(network.eval(), 2, patch))
+    written = onnx.load_model_from_string(to_onnx(network.eval(), 2, patch, dynamic=dynamic))
     joined = join_instance_norms(written)
     onnx.checker.check_model(joined, full_check=True)
     norms = 2 if isinstance(network, Twice) else 1
