@@ -11,6 +11,7 @@ from segkit_runtime.engines import LABELS, MEAN_LOGIT
 
 if TYPE_CHECKING:
     import onnx_ir
+    from onnx import GraphProto
 
 HalfPrecision = Literal["fp16", "bf16"]
 
@@ -55,6 +56,20 @@ def close_graph(model: onnx_ir.Model) -> bytes:
     except Exception as error:
         raise ExportFailed(f"expected valid ONNX, the checker says: {_one_line(error)}") from error
     return content
+
+
+def drop_unused(graph: GraphProto) -> None:
+    """Drop nodes whose result nobody takes, weights that no node takes, and what is said of values that are gone."""
+    taken = {output.name for output in graph.output}
+    for node in reversed(list(graph.node)):
+        if taken.intersection(node.output):
+            taken.update(node.input)
+        else:
+            graph.node.remove(node)
+    given = {name for node in graph.node for name in node.output}
+    for kept, entries in ((taken, graph.initializer), (given, graph.value_info)):
+        for entry in [entry for entry in entries if entry.name not in kept]:
+            entries.remove(entry)
 
 
 def add_labels(onnx: bytes) -> bytes:

@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segkit_export.graph_edit import drop_unused
+
 if TYPE_CHECKING:
     import onnx_ir
     from onnx import ModelProto, NodeProto, TensorProto
@@ -75,7 +77,7 @@ def join_instance_norms(model: ModelProto) -> ModelProto:
             whole, weights = _join(norm, pieces[norm], constants)
             joined.graph.node.append(whole)
             joined.graph.initializer.extend(weights)
-    _drop_unused(joined.graph)
+    drop_unused(joined.graph)
     return joined
 
 
@@ -97,15 +99,6 @@ def _join(norm: str, pieces: list[NodeProto], constants: Mapping[str, TensorProt
     inputs = [pieces[0].input[0], *(tensor.name for tensor in weights)]
     epsilon = float(constant(with_epsilon)[0])
     return helper.make_node("InstanceNormalization", inputs, with_shift.output[:], norm, epsilon=epsilon), weights
-
-
-def _drop_unused(graph: Any) -> None:
-    """Drop weights that no node takes, and what is said of values that no node gives."""
-    taken = {name for node in graph.node for name in node.input}
-    given = {name for node in graph.node for name in node.output}
-    for kept, entries in ((taken, graph.initializer), (given, graph.value_info)):
-        for entry in [entry for entry in entries if entry.name not in kept]:
-            entries.remove(entry)
 
 
 def _is_plain(node: onnx_ir.Node) -> bool:

@@ -2,7 +2,8 @@
 
 Each runtime takes another form of int8, so there is a recipe for each. TensorRT wants scales without zero points, and
 biases as they are. ONNX Runtime computes in int8 only where the output of a convolution is quantised too. OpenVINO's
-form comes from NNCF, and its instance norms are single operators: see `segkit_export.norms`.
+form comes from NNCF; its instance norms are single operators, and a convolution is rounded before it is added: see
+`segkit_export.norms` and `segkit_export.sums`.
 
 Tried on two trained nets, a `vnet-light` and a `unet3d` of width 4, on 4 to 8 patches; share of labels kept on 6 and 3
 others, so that less than a tenth of a per cent is no difference:
@@ -35,6 +36,7 @@ from segkit_export.errors import ExportFailed, NothingToQuantise
 from segkit_export.node_names import select_nodes
 from segkit_export.norms import join_instance_norms, written_out_norm
 from segkit_export.progress import Progress, silent
+from segkit_export.sums import find_sums, leave_the_rest
 from segkit_runtime.engines.openvino_module import import_openvino
 
 if TYPE_CHECKING:
@@ -179,19 +181,22 @@ def _with_nncf(model: ModelProto, patches: _Patches, excluded: list[str]) -> Mod
     nncf = _import_nncf()
     from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
-    others = sorted({node.op_type for node in model.graph.node} - set(_CONVOLUTIONS))
+    sums = find_sums(model, excluded)
+    others = sorted({node.op_type for node in model.graph.node} - {*_CONVOLUTIONS, "Add"})
+    left = [node.name for node in model.graph.node if node.op_type == "Add" and node.name not in sums]
     with _quiet("nncf"):
         made: ModelProto = nncf.quantize(
             model,
             nncf.Dataset(patches),
             preset=nncf.QuantizationPreset.MIXED,
             subset_size=len(patches),
-            ignored_scope=nncf.IgnoredScope(names=excluded, types=others, validate=False),
+            ignored_scope=nncf.IgnoredScope(names=[*excluded, *left], types=others, validate=False),
             advanced_parameters=nncf.AdvancedQuantizationParameters(
                 activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX,
                 disable_bias_correction=True,
             ),
         )
+    leave_the_rest(made, sums)
     _make_unsigned(made)
     return made
 

@@ -163,6 +163,46 @@ def test_nothing_but_convolutions_is_quantised(recipe: Recipe, patches: list[NDA
     assert takers == ({"Conv", "ReduceMean", "Sub"} if recipe == "onnxruntime" else {"Conv"})
 
 
+class Sums(nn.Module):
+    """Sums of two convolutions, of a convolution and something else, and of logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entry = nn.Conv3d(1, 8, 3, padding=1)
+        self.inner = nn.Conv3d(8, 8, 3, padding=1)
+        self.other = nn.Conv3d(8, 8, 3, padding=1)
+        self.heads = nn.ModuleList(nn.Conv3d(8, 2, 1) for _ in range(2))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        first = self.entry(images)
+        hidden = nn.functional.leaky_relu(first + self.inner(nn.functional.leaky_relu(first)))
+        last = self.other(hidden) + hidden
+        return self.heads[0](last) + self.heads[1](hidden)
+
+
+def summed(content: bytes) -> list[list[str]]:
+    """What makes the inputs of each sum: the name of a convolution, or an operator."""
+    graph = onnx.load_from_string(content).graph
+    makers = {output: node for node in graph.node for output in node.output}
+    sums = [[makers[name] for name in node.input] for node in graph.node if node.op_type == "Add"]
+    return [[maker.name if maker.op_type == "Conv" else maker.op_type for maker in added] for added in sums]
+
+
+@needs_nncf
+def test_openvino_has_the_second_of_two_convolutions_rounded_before_they_are_added(
+    patches: list[NDArray[np.float32]],
+) -> None:
+    torch.manual_seed(0)
+    plain = to_onnx(Sums().eval(), 1, PATCH)
+    others = [["other/Conv", "LeakyRelu"], ["heads.0/Conv", "heads.1/Conv"]]
+    made = quantise(plain, "openvino", patches)
+    assert summed(made) == [["entry/Conv", "DequantizeLinear"], *others]
+    assert summed(quantise(plain, "openvino", patches, islands=["inner"])) == [["entry/Conv", "inner/Conv"], *others]
+    said = open_engine("onnxruntime", made, precision="int8").run(patches[0])
+    computed = open_engine("openvino", made, precision="int8").run(patches[0])
+    assert np.abs(computed - said).mean() < 1e-3 * np.abs(said).max()
+
+
 @needs_rtx
 def test_tensorrt_builds_it_in_int8(made: dict[str, bytes], unet_onnx: bytes) -> None:
     built = build_engine(made["tensorrt"], request=EngineRequest(precision="int8"))
