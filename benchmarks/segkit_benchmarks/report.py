@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from segkit.cli.device import choose_device, device_option
 from segkit.cli.options import json_option
@@ -48,9 +48,9 @@ from segkit_benchmarks.predictions import predict
 )
 @device_option
 @json_option
-@click.pass_obj
+@click.pass_context
 def report(
-    registry: Registry,
+    context: click.Context,
     folder: Path,
     html: bool,
     subject: str | None,
@@ -67,10 +67,11 @@ def report(
     With --html, DIR holds what segkit bench, profile, train and evaluate wrote, down to a few folders deep. The page is
     one file that works offline; its last section names what is missing and the command that makes it.
     """
+    registry: Registry = context.obj
     if html:
         _report_html(registry, folder, subject, out, niivue, choose_device(device), as_json)
         return
-    if niivue is not None and "SEGKIT_NIIVUE" not in os.environ:
+    if context.get_parameter_source("niivue") is ParameterSource.COMMANDLINE:
         raise UsageError("expected --html with --niivue", hint="add --html: pictures have no viewer")
     require("matplotlib", "report", "segkit report")
     run = Run.open(folder)

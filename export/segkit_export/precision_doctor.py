@@ -197,14 +197,14 @@ def find_islands(
         most_error: mean difference of a logit that is small enough.
         most_runs: how often the network is run to find the carriers; each makes a new file. The fewest islands that
             suffice are found by bisection afterwards.
-        progress: called after each run.
+        progress: called before each run, with its number and how many there are at most.
     """
     errors: dict[frozenset[str], float] = {}
 
     def error(islands: Collection[str]) -> float:
         kept = frozenset(islands)
         if kept not in errors:
-            progress("look for islands", len(errors) + 1, most_runs)
+            progress("look for islands", len(errors) + 1, most_runs + len(modules).bit_length())
             engine = open_engine("onnxruntime", make(islands))
             try:
                 errors[kept] = float(np.abs(engine.run(patch) - reference).mean(dtype=np.float64))

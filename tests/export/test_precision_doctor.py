@@ -86,7 +86,14 @@ def test_the_modules_that_carry_the_error_are_found_the_worst_first(
 def test_an_error_that_many_modules_carry_a_little_of_is_mended_with_as_few_as_suffice() -> None:
     modules = [f"layer.{number}" for number in range(64)]
     image = np.zeros(SHAPE, np.float32)
-    found = find_islands(modules, lambda kept: noisy(dict.fromkeys(modules, 0.01), kept), image, image, 0.32)
+    told: list[tuple[int, int]] = []
+
+    def make(kept: Collection[str]) -> bytes:
+        return noisy(dict.fromkeys(modules, 0.01), kept)
+
+    found = find_islands(modules, make, image, image, 0.32, progress=lambda _, run, most: told.append((run, most)))
+    assert all(run <= most for run, most in told)
+    assert [run for run, _ in told] == list(range(1, found.runs + 1))
     assert found.carriers == ()
     assert len(found.islands) == 32
     assert found.mended_error == pytest.approx(0.32, rel=1e-3)

@@ -245,6 +245,14 @@ def test_another_niivue_than_the_one_that_was_tested_is_refused(segkit: Segkit, 
     assert not (results / "report.html").exists()
 
 
+def test_a_viewer_for_pictures_is_refused_whatever_the_environment_says(
+    segkit: Segkit, results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEGKIT_NIIVUE", str(tmp_path))
+    with pytest.raises(UsageError, match="expected --html with --niivue"):
+        segkit("report", results, "--niivue", tmp_path)
+
+
 def test_npm_installs_the_niivue_that_the_report_takes_and_from_no_place_of_its_own() -> None:
     assert json.loads((ROOT / "package.json").read_text())["dependencies"] == {"@niivue/niivue": NIIVUE_VERSION}
     lock = json.loads((ROOT / "package-lock.json").read_text())
