@@ -224,6 +224,8 @@ def _open_both(runtime: str, content: bytes, times: int = 3) -> Row:
         "ratio": round(statistics.median(beside / inline for inline, beside in pairs), 3),
         "kib": round(len(content) / 2**10, 1),
         "without_kib": round(size / 2**10, 1),
+        "error": None,
+        "without_error": None,
     }
 
 
@@ -263,7 +265,7 @@ def render_rewrites(report: Mapping[str, Any]) -> list[str]:
         f"| {' | '.join(['---'] * len(_COLUMNS))} |",
     ]
     for row in report["rows"]:
-        errors = [f"{row[key]:.1e}" if key in row else "-" for key in ("error", "without_error")]
+        errors = ["-" if row[key] is None else f"{row[key]:.1e}" for key in ("error", "without_error")]
         cells = [
             row["network"],
             row["rewrite"],
