@@ -27,7 +27,10 @@ voxels in wrong places; its time is compared all the same.
 
 Peak memory is the largest resident memory of a process, libraries included. Stripped heads are given to the peers
 whole, and cropped where they have a call for that. Floors were set on a CPU that computes in bf16 with AMX; one of time
-that is missed on another CPU is not comparable, and the ratio in fp32 is what counts there."""
+that is missed on another CPU is not comparable, and the ratio in fp32 is what counts there.
+
+All sides cut patches of the trained size. Others that divide a head would cost less; segkit takes them only where the
+export of a network has proven them (`segkit export --also-patch`), and none of its sides does so here."""
 
 
 _RUNS = """\
