@@ -1,8 +1,9 @@
-"""Which instructions this CPU has, of those that decide in which precision a network runs fastest."""
+"""What this CPU has: processors, and of its instructions those that decide in which precision a network is fastest."""
 
 from __future__ import annotations
 
 import functools
+import os
 import re
 from pathlib import Path
 
@@ -20,3 +21,8 @@ def cpu_instructions() -> tuple[str, ...]:
     except (OSError, ValueError):
         return ()
     return tuple(name for name in _INSTRUCTIONS if found and name in found[1].split())
+
+
+def usable_processors() -> int:
+    """How many processors this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

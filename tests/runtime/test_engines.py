@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 
@@ -18,8 +20,12 @@ from onnx import TensorProto, helper
 from segkit.errors import BundleError, DataError, MissingExtra, SegkitError, UnknownName, UsageError
 from segkit_runtime.engines import ENGINES, ONNX_RUNTIMES, missing_runtimes, open_engine
 from segkit_runtime.engines.onnx_bytes import require_self_contained
+from segkit_runtime.processor import usable_processors
 
 RUNTIMES = sorted(ONNX_RUNTIMES)
+
+
+needs_two_processors = pytest.mark.skipif(usable_processors() < 2, reason="needs two processors")
 
 
 @pytest.fixture
@@ -55,6 +61,20 @@ class TestRun:
             kept = first.copy()
             engine.run(patches[..., ::-1] + 7)
             np.testing.assert_array_equal(first, kept)
+
+    @needs_two_processors
+    def test_fewer_threads_than_processors_are_free_to_run_on_any(self, runtime: str, make_onnx: Callable) -> None:
+        """Else two processes that share out the processors would both run on the first ones."""
+        own, found = os.sched_getaffinity(0), set()
+        large = np.zeros((1, 2, 160, 160, 160), np.float32)
+        with contextlib.closing(open_engine(runtime, make_onnx(), threads=1)) as engine, ThreadPoolExecutor(1) as pool:
+            running = pool.submit(engine.run, large)
+            while not running.done():
+                for thread in Path("/proc/self/task").iterdir():
+                    with contextlib.suppress(ProcessLookupError):
+                        found.add(frozenset(os.sched_getaffinity(int(thread.name))))
+            running.result()
+        assert found == {frozenset(own)}
 
     def test_it_gives_the_labels_that_a_file_tells(
         self, runtime: str, make_onnx: Callable, patches: np.ndarray

@@ -22,6 +22,7 @@ from segkit.errors import SegkitError
 from segkit_runtime.cohort.records import Row, Settings
 from segkit_runtime.cohort.subjects import CohortSubject
 from segkit_runtime.cohort.worker import Worker
+from segkit_runtime.processor import usable_processors
 
 Watch = Callable[[str, int, int], None]
 """Called with the name of a head, the number of its patches that are done, and their number."""
@@ -86,8 +87,7 @@ def run_in_processes(settings: Settings, subjects: Sequence[CohortSubject], coun
 
 def threads_for(sharing: int) -> int:
     """Threads for one of several workers on this machine."""
-    own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, own // sharing)
+    return max(1, usable_processors() // sharing)
 
 
 @dataclass

@@ -16,6 +16,7 @@ from segkit_runtime.engines import LABELS, MEAN_LOGIT, Output, choose_output, re
 from segkit_runtime.engines.cache import CacheUse, entry_key, read_entry, write_entry
 from segkit_runtime.engines.openvino_module import import_openvino, openvino_core
 from segkit_runtime.manifest import Precision
+from segkit_runtime.processor import usable_processors
 
 if TYPE_CHECKING:
     import openvino
@@ -160,6 +161,8 @@ def _prepare(precision: Precision, device: str, threads: int | None) -> tuple[op
     config: dict[str, object] = {_HINT: _HINTS[precision], "PERFORMANCE_HINT": "LATENCY"}
     if threads is not None:
         config["INFERENCE_NUM_THREADS"] = threads
+        # Pinned, the threads of every process would have the same processors, the first ones, to themselves.
+        config["ENABLE_CPU_PINNING"] = threads >= usable_processors()
     core = openvino_core()
     with _ASKING:
         core.set_property("CPU", {_HINT: _HINTS[precision]})
