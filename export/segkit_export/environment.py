@@ -23,7 +23,6 @@ from typing import Any
 from segkit.conformance import HEAVY
 from segkit.installed import OWN_DISTRIBUTION, Entry, normalise, shadowed_distributions, unreadable_distributions
 from segkit_export.probes import DRIVER_PROBE, MODULE_PROBE, PLUGIN_MARK, PLUGIN_PROBE
-from segkit_runtime.processor import usable_processors
 
 OVERWRITTEN = ("onnxruntime", "tensorrt", "tensorrt_rtx")
 """Modules that several distributions bring, each overwriting the other's files."""
@@ -140,7 +139,7 @@ def collect(entries: Iterable[Entry] = ()) -> Facts:
     return Facts(
         python=platform.python_version(),
         platform=f"{platform.system()} {platform.machine()}",
-        processors=usable_processors(),
+        processors=_processors(),
         distributions={name: distribution.version for name, distribution in sorted(found.items())},
         modules=modules,
         damaged=_damaged(found, modules),
@@ -151,6 +150,10 @@ def collect(entries: Iterable[Entry] = ()) -> Facts:
         shadowed=shadowed_distributions(),
         unreadable=unreadable_distributions(),
     )
+
+
+def _processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _distributions() -> dict[str, importlib.metadata.Distribution]:
