@@ -1,12 +1,15 @@
 """Sums of two convolutions, in int8 for OpenVINO.
 
 OpenVINO adds in the pass of the second convolution, into the memory of the first one's output, if the second one's
-output is rounded to int8; else both and their sum are there at once, in fp32. A patch of a trained `unet3d-residual` of
-width 16 so takes 383 MiB for 453, with the labels of 99.61 % of its voxels for 99.62.
+output is rounded to int8; else both and their sum are there at once, in fp32. A process that runs patches of
+128x128x64 through a trained `unet3d-residual` of width 16 so takes 383 MiB for 453, and 99.61 % of the labels are kept
+for 99.62 %.
 
-The first one's output is left as it was. So are sums that no convolution follows: with logits rounded as well, labels
-were kept in 99.43 %. Nor is rounding worth it where a convolution is added to anything else: networks of MONAI whose
-residual blocks add their input took as much memory as before, and lost labels.
+The first one's output is left as it was. So are sums that no convolution follows: with logits rounded as well, 99.43 %
+were kept. So are sums of a convolution and anything else, which residual blocks with their input as the shortcut add:
+rounded as well, MONAI's `segresnet` and `mednext-s`, with random weights, took 236 MiB for 232 and 472 for 449. Of two
+convolutions both have a few sums, too: with these alone they take 215 and 450, and keep 99.23 % for 99.29 and 98.30 %
+for 98.48.
 """
 
 from __future__ import annotations

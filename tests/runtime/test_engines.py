@@ -25,7 +25,9 @@ from segkit_runtime.processor import usable_processors
 RUNTIMES = sorted(ONNX_RUNTIMES)
 
 
-needs_two_processors = pytest.mark.skipif(usable_processors() < 2, reason="needs two processors")
+needs_two_processors = pytest.mark.skipif(
+    sys.platform != "linux" or usable_processors() < 2, reason="needs Linux, and two processors"
+)
 
 
 @pytest.fixture

@@ -161,8 +161,8 @@ def _prepare(precision: Precision, device: str, threads: int | None) -> tuple[op
     config: dict[str, object] = {_HINT: _HINTS[precision], "PERFORMANCE_HINT": "LATENCY"}
     if threads is not None:
         config["INFERENCE_NUM_THREADS"] = threads
-        # Pinned, the threads of every process would have the same processors, the first ones, to themselves.
-        config["ENABLE_CPU_PINNING"] = threads >= usable_processors()
+        if threads < usable_processors():
+            config["ENABLE_CPU_PINNING"] = False  # else several processes would all run on the first processors
     core = openvino_core()
     with _ASKING:
         core.set_property("CPU", {_HINT: _HINTS[precision]})
